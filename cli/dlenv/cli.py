@@ -1,0 +1,65 @@
+"""The ``dlenv`` command: finds a subcommand, runs it, turns errors into one line and an exit code.
+
+Subcommands live in ``dlenv.commands``, one module each, and are imported only when called: ``dlenv --help``
+must answer at once, and must work where PyTorch and Ray are not installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from dlenv import __version__
+from dlenv.errors import DlenvError
+
+# Name -> one line for ``dlenv --help``. The command is the attribute ``command`` of ``dlenv.commands.<name>``.
+COMMANDS = {
+    "evaluate": "Measure a model on its held-out data.",
+    "models": "List, show, check and remove the models in the repository.",
+    "predict": "Ask a model about images or rows.",
+    "serve": "Serve models over HTTP.",
+    "train": "Train a classifier and publish it to the model repository.",
+}
+
+
+class _LazyGroup(click.Group):
+    """A group that knows its subcommands' names and summaries without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"dlenv.commands.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dlenv", message="%(prog)s %(version)s")
+def cli() -> None:
+    """From a bare machine to deep learning that runs, and from a trained classifier to a service."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with 0 (done), 1 (failed), 2 (misuse) or 130 (interrupted)."""
+    try:
+        result = cli.main(args=list(args) if args is not None else None, prog_name="dlenv", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
+    except DlenvError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    sys.exit(result if isinstance(result, int) else 0)

@@ -1,0 +1,171 @@
+"""The service's configuration: one frozen object.
+
+A value comes from, first found first taken: a flag of ``dlenv serve``, a ``DLENV_*`` environment variable, a YAML
+file (``--config``), the default here. The flag and the variable are made from the field's name (``max_batch``:
+``--max-batch``, ``DLENV_MAX_BATCH``), so there is one list of settings: this class. Unknown keys are refused
+wherever they stand, since a misspelt limit that is silently ignored is worse than no service.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+
+from dlenv.errors import UsageError
+
+__all__ = ["ENVIRONMENT_ONLY", "Settings", "load_settings"]
+
+# DLENV_* variables that are not settings of the service, so not unknown.
+ENVIRONMENT_ONLY = frozenset({"DLENV_CONFIG", "DLENV_DATA_DIR"})
+
+MIB = 1024 * 1024
+
+
+class Settings(pydantic.BaseModel):
+    """Everything that can be set; ``description`` is the help text of the flag."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    # What is served
+    models: tuple[str, ...] = pydantic.Field(
+        (), description="Models to serve, as NAME or NAME/VERSION; all in the repository when none is given."
+    )
+    repository: Path | None = pydantic.Field(
+        None, description="Model repository that lies over the shipped one [default: the user's data folder]."
+    )
+
+    # Where
+    host: str = pydantic.Field("127.0.0.1", description="Address to listen on.", min_length=1)
+    port: int = pydantic.Field(8000, description="Port to listen on.", ge=1, le=65535)
+    runtime: Literal["ray", "local"] = pydantic.Field(
+        "ray", description="`ray` scales and heals; `local` is one process, for a quick try."
+    )
+    address: str | None = pydantic.Field(
+        None, description="Existing Ray cluster to deploy on: HOST:PORT of its head, or `auto`."
+    )
+    replicas: int = pydantic.Field(1, description="Replicas of the service (Ray).", ge=1, le=1000)
+    max_replicas: int | None = pydantic.Field(
+        None, description="Autoscale from --replicas up to this many, on queued rows.", ge=1, le=1000
+    )
+    gpus_per_replica: float | None = pydantic.Field(
+        None, description="GPUs that one replica takes [default: 0.5 on one GPU, 1 on several, 0 without].", ge=0
+    )
+
+    # How batches are made and run
+    device: Literal["auto", "cpu", "cuda"] = pydantic.Field("auto", description="Device that runs the models.")
+    max_batch: int = pydantic.Field(64, description="Most rows in one batch.", ge=1, le=65536)
+    max_delay_us: int = pydantic.Field(
+        0, description="Microseconds that a batch may wait for more rows while the device is idle.", ge=0, le=1_000_000
+    )
+    threads: int = pydantic.Field(1, description="Threads that one operator uses on the CPU.", ge=1, le=1024)
+
+    # Limits
+    max_body_bytes: int = pydantic.Field(16 * MIB, description="Largest request body (413).", ge=1024)
+    max_pixels: int = pydantic.Field(16_000_000, description="Largest image, width x height (413).", ge=1)
+    max_rows: int = pydantic.Field(1024, description="Most rows in one request (413).", ge=1)
+    max_queue_rows: int = pydantic.Field(
+        4096, description="Most rows that wait for one model; past it 429 (per replica).", ge=1
+    )
+    deadline_ms: int = pydantic.Field(
+        10_000, description="Milliseconds in which a request is answered, or 504.", ge=1, le=3_600_000
+    )
+    body_timeout_ms: int = pydantic.Field(
+        10_000, description="Milliseconds in which a request's body must arrive, or 408.", ge=1, le=3_600_000
+    )
+    drain_timeout_ms: int = pydantic.Field(
+        30_000, description="Milliseconds that accepted requests get to finish when the service stops.", ge=0
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = pydantic.Field(
+        "info", description="Least severe message to log."
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(f"max_replicas {self.max_replicas} is below replicas {self.replicas}; raise it")
+        if self.max_queue_rows < self.max_rows:
+            raise ValueError(
+                f"max_queue_rows {self.max_queue_rows} is below max_rows {self.max_rows}, "
+                "so that a full request never fits; raise it or lower max_rows"
+            )
+        return self
+
+
+def _unknown(key: str, source: str, known: Iterable[str]) -> UsageError:
+    close = difflib.get_close_matches(key, list(known), n=1)
+    hint = f"did you mean {close[0]}?" if close else "see `dlenv serve --help` for the settings"
+    return UsageError(f"{source}: unknown setting {key!r}; {hint}")
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {path}: {error.strerror}; give a YAML file that can be read") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        detail = str(error).replace("\n", " ")
+        raise UsageError(f"--config {path}: not valid YAML ({detail})") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise UsageError(f"--config {path}: a mapping of settings is expected, not a {type(loaded).__name__}")
+    for key in loaded:
+        if key not in Settings.model_fields:
+            raise _unknown(str(key), str(path), Settings.model_fields)
+    return loaded
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    names = {f"DLENV_{name.upper()}": name for name in Settings.model_fields}
+    found: dict[str, Any] = {}
+    for key, value in environ.items():
+        if not key.startswith("DLENV_") or key in ENVIRONMENT_ONLY:
+            continue
+        if key not in names:
+            raise _unknown(key, "environment", names)
+        if value == "":  # compose files pass unset variables on as empty ones
+            continue
+        found[names[key]] = value.replace(",", " ").split() if names[key] == "models" else value
+    return found
+
+
+def load_settings(
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    config: Path | None = None,
+) -> Settings:
+    """Merge flags, environment and file into one :class:`Settings`.
+
+    Raises:
+        UsageError: unknown key, unreadable file, or a value out of range; names the key, the value and its source.
+    """
+    layers = [
+        ("flag", dict(flags or {})),
+        ("environment", _from_environment(environ or {})),
+        (str(config), _from_file(config) if config else {}),
+    ]
+    merged: dict[str, Any] = {}
+    source: dict[str, str] = {}
+    for name, layer in layers:
+        for key, value in layer.items():
+            if key not in Settings.model_fields:
+                raise _unknown(key, name, Settings.model_fields)
+            if key not in merged:
+                merged[key], source[key] = value, name
+    try:
+        return Settings.model_validate(merged)
+    except pydantic.ValidationError as invalid:
+        error = invalid.errors()[0]
+        if not error["loc"]:
+            raise UsageError(str(error["msg"]).removeprefix("Value error, ")) from None
+        key = str(error["loc"][0])
+        where = {"flag": f"--{key.replace('_', '-')}", "environment": f"DLENV_{key.upper()}"}.get(
+            source[key], f"{source[key]}: {key}"
+        )
+        raise UsageError(f"{where} {merged[key]!r}: {error['msg'][0].lower()}{error['msg'][1:]}") from None
