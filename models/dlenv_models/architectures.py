@@ -1,0 +1,141 @@
+"""What each architecture is called and which arguments it takes: facts and checks, without PyTorch.
+
+Listing a repository needs to know whether an architecture exists and whether its arguments make sense, and must
+not wait for PyTorch to be imported. :mod:`dlenv_models.zoo` builds the modules.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from dlenv_models import _check
+
+ACTIVATIONS = ("relu", "sigmoid", "tanh")
+INITS = ("default", "xavier", "kaiming")
+
+MAX_CLASSES = 1000
+MAX_PIXELS = 1024 * 1024  # of one input image; larger ones belong to other architectures
+MAX_FEATURES = 65_536
+MAX_PARAMETERS = 64_000_000  # 256 MB of float32: checked before anything is allocated for an untrusted manifest
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One architecture: what it is and the options it takes beside ``input_shape`` and ``classes``."""
+
+    summary: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    images_only: bool = False
+    smallest: int = 1  # pixels in height and width
+
+
+ARCHITECTURES: Mapping[str, Spec] = {
+    "linear": Spec("softmax regression: one linear layer", {"init": "default"}),
+    "mlp": Spec(
+        "multilayer perceptron",
+        {"hidden": [256], "activation": "relu", "dropout": 0.0, "init": "default"},
+    ),
+    "lenet": Spec(
+        "LeNet-5: two convolutions, three fully connected layers",
+        {"channels": [6, 16], "activation": "relu", "dropout": 0.0, "init": "default"},
+        images_only=True,
+        smallest=12,  # 12 -> pool 6 -> convolution 2 -> pool 1
+    ),
+    "resnet18": Spec(
+        "ResNet-18 with a stem for small images",
+        {"dropout": 0.0, "init": "default"},
+        images_only=True,
+        smallest=8,
+    ),
+}
+
+
+def complete(name: str, arguments: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Every argument of the architecture ``name``: those given, checked, and defaults for the others.
+
+    ``where`` prefixes the keys that an error names, such as ``"architecture.arguments."``.
+
+    Raises ``ValueError`` naming the argument and its value, also where the whole would be too large.
+    """
+    spec = ARCHITECTURES[_check.choice(name, f"{where}name" if where else "architecture", ARCHITECTURES)]
+    known = ["input_shape", "classes", *spec.options]
+    for key in arguments:
+        if key not in known:
+            hint = _check.did_you_mean(key, known)
+            raise ValueError(f"{where}{key}: {name} takes no such argument, but {', '.join(known)}{hint}")
+    for key in ("input_shape", "classes"):
+        if key not in arguments:
+            raise ValueError(f"{where}{key} is missing")
+    checked = {key: _CHECKS[key](value, f"{where}{key}") for key, value in {**spec.options, **dict(arguments)}.items()}
+    _check_shape(name, spec, checked["input_shape"], f"{where}input_shape")
+    if (count := parameters(name, checked)) > MAX_PARAMETERS:
+        raise ValueError(f"{where.rstrip('.') or name}: {count:,} parameters; at most {MAX_PARAMETERS:,} are allowed")
+    return checked
+
+
+def parameters(name: str, arguments: Mapping[str, Any]) -> int:
+    """How many parameters the architecture has with these (complete) arguments."""
+    shape, classes = arguments["input_shape"], arguments["classes"]
+    if name == "linear":
+        return _dense([math.prod(shape), classes])
+    if name == "mlp":
+        return _dense([math.prod(shape), *arguments["hidden"], classes])
+    if name == "lenet":
+        first, second = arguments["channels"]
+        convolutions: int = first * (shape[0] * 25 + 1) + second * (first * 25 + 1)
+        return convolutions + _dense([lenet_features(shape, second), 120, 84, classes])
+    # He et al. 2015, table 1, with the 3x3 stem: counted from torchvision's module; the two variable ends are added.
+    fixed = 11_167_104
+    return fixed + 64 * 9 * int(shape[0]) + 513 * int(classes)
+
+
+def lenet_features(input_shape: Sequence[int], channels: int) -> int:
+    """How many values leave LeNet's second pooling: 5x5 convolutions (the first padded), halved after each."""
+    height, width = ((size // 2 - 4) // 2 for size in input_shape[1:])
+    return channels * height * width
+
+
+def _dense(sizes: Sequence[int]) -> int:
+    return sum((before + 1) * after for before, after in pairwise(sizes))
+
+
+def _check_shape(name: str, spec: Spec, shape: Sequence[int], where: str) -> None:
+    if spec.images_only and len(shape) != 3:
+        raise ValueError(f"{where}: {name} takes images [channels, height, width], not rows of shape {list(shape)}")
+    if spec.images_only and min(shape[1:]) < spec.smallest:
+        small = spec.smallest
+        raise ValueError(f"{where}: {name} needs images of at least {small} x {small} pixels, not {list(shape)}")
+
+
+def _input_shape(value: object, where: str) -> list[int]:
+    sizes = _check.sequence(value, where, 1, 3)
+    if len(sizes) == 1:
+        return [_check.integer(sizes[0], f"{where}[0]", 1, MAX_FEATURES)]
+    if len(sizes) == 2:
+        raise ValueError(f"{where}: {list(sizes)} is neither [features] nor [channels, height, width]")
+    if _check.integer(sizes[0], f"{where}[0]", 1, 3) == 2:
+        raise ValueError(f"{where}[0]: 2 channels; images have 1 (grey) or 3 (RGB)")
+    height, width = (_check.integer(size, f"{where}[{i}]", 1, 4096) for i, size in enumerate(sizes[1:], 1))
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"{where}: {height} x {width} pixels; at most {MAX_PIXELS:,} are allowed")
+    return list(sizes)
+
+
+def _sizes(value: object, where: str, shortest: int, longest: int, most: int) -> list[int]:
+    sizes = _check.sequence(value, where, shortest, longest)
+    return [_check.integer(size, f"{where}[{i}]", 1, most) for i, size in enumerate(sizes)]
+
+
+_CHECKS: Mapping[str, Callable[[object, str], Any]] = {
+    "input_shape": _input_shape,
+    "classes": lambda value, where: _check.integer(value, where, 2, MAX_CLASSES),
+    "hidden": lambda value, where: _sizes(value, where, 1, 8, 8192),
+    "channels": lambda value, where: _sizes(value, where, 2, 2, 256),
+    "activation": lambda value, where: _check.choice(value, where, ACTIVATIONS),
+    "dropout": lambda value, where: _check.number(value, where, 0, 0.95),
+    "init": lambda value, where: _check.choice(value, where, INITS),
+}

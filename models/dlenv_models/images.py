@@ -1,0 +1,100 @@
+"""An image file as the pixels that a model takes.
+
+Used by prediction in process and by the service, on files from strangers: it needs Pillow and numpy only, opens no
+format but PNG, JPEG and WebP, and looks at the size in the header before it decodes anything.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dlenv.errors import RequestError, TooLarge, UnsupportedType
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
+
+# First bytes of formats that people send by mistake; the names in the W3C and IANA registries of media types.
+_SIGNATURES = (
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"GIF8", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\x00", "TIFF"),
+    (b"MM\x00*", "TIFF"),
+    (b"%PDF", "PDF"),
+    (b"<svg", "SVG"),
+    (b"<?xml", "XML or SVG"),
+    (b"PK\x03\x04", "ZIP"),
+    (b"\x1f\x8b", "gzip"),
+    (b"{", "JSON"),
+)
+
+
+def prepare(
+    image_bytes: bytes, channels: int, height: int, width: int, max_pixels: int = 16_000_000
+) -> npt.NDArray[np.uint8]:
+    """Decode one PNG, JPEG or WebP file to uint8 pixel values (channels, height, width), 0..255.
+
+    The picture is turned upright (EXIF), laid on black where it is transparent, made grey (ITU-R 601 luma) for one
+    channel or RGB for three, scaled to fit with its aspect kept (box-filtered Lanczos), and centred on black. Of an
+    animation the first frame counts. A file that already has the right size keeps its exact pixel values.
+
+    Raises ``TooLarge`` for more than ``max_pixels`` pixels, ``UnsupportedType`` for any other format, and
+    ``RequestError`` for an empty, truncated or damaged file.
+    """
+    if not image_bytes:
+        raise RequestError("The image is empty (0 bytes); send the content of a PNG, JPEG or WebP file.")
+    picture = _flatten(_decode(image_bytes, max_pixels), "L" if channels == 1 else "RGB")
+    if picture.size != (width, height):
+        picture = ImageOps.pad(picture, (width, height), Image.Resampling.LANCZOS, color=0)
+    pixels = np.asarray(picture, dtype=np.uint8)
+    return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
+
+
+def _decode(image_bytes: bytes, max_pixels: int) -> Image.Image:
+    try:
+        picture: Image.Image = Image.open(io.BytesIO(image_bytes), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise _unreadable(image_bytes) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise TooLarge(
+            f"The image has too many pixels; at most {max_pixels:,} are allowed. Send a smaller one."
+        ) from None
+    except Exception as error:  # noqa: BLE001 - decoders of hostile files fail in many ways
+        raise _damaged(error) from None
+    width, height = picture.size
+    if width * height > max_pixels:
+        size = f"{width} x {height} = {width * height:,} pixels"
+        raise TooLarge(f"The image has {size}; at most {max_pixels:,} are allowed. Send a smaller one.")
+    try:
+        picture.load()
+        return ImageOps.exif_transpose(picture)
+    except Exception as error:  # noqa: BLE001 - as above
+        raise _damaged(error) from None
+
+
+def _flatten(picture: Image.Image, mode: str) -> Image.Image:
+    """``picture`` in ``mode`` (L or RGB), with transparent parts on black and 16 bits brought down to 8."""
+    if picture.mode.startswith("I"):  # 16-bit grey PNG: Pillow's own conversion clips at 255
+        values = np.asarray(picture).astype(np.int64)
+        picture = Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, (0, 0, 0, 255)), picture)
+    return picture.convert(mode)
+
+
+def _unreadable(image_bytes: bytes) -> RequestError:
+    kind = next((name for start, name in _SIGNATURES if image_bytes.lstrip().startswith(start)), None)
+    if kind in FORMATS:
+        return RequestError(f"The {kind} image is truncated or damaged; send the whole file.")
+    what = f"looks like {kind}" if kind else f"starts with {image_bytes[:8]!r}"
+    return UnsupportedType(f"The file is no PNG, JPEG or WebP image: it {what}. Convert it to one of these.")
+
+
+def _damaged(error: Exception) -> RequestError:
+    return RequestError(f"The image is truncated or damaged ({error}); send the whole file.")
