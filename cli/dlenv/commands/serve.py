@@ -1,0 +1,88 @@
+"""``dlenv serve``: serve the repository's models over HTTP.
+
+The flags are made from :class:`dlenv_service.config.Settings`, so a new setting is a flag, a variable and a YAML key
+at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+
+from dlenv.errors import MissingExtra
+
+try:
+    from dlenv_service.config import Settings, load_settings
+except ModuleNotFoundError as missing:
+    raise MissingExtra(f"dlenv serve needs the package {missing.name}; run: pip install 'dlenv[serve]'") from None
+
+
+def _option(name: str) -> click.Option:
+    """The flag of one setting; a value that isn't given stays None, so that the other sources count."""
+    field = Settings.model_fields[name]
+    annotation = next((part for part in get_args(field.annotation) if part in (int, float, str, Path)), None)
+    kind: Any = annotation if type(None) in get_args(field.annotation) else field.annotation
+    text = field.description or ""
+    if field.default not in (None, ()):
+        text = f"{text.removesuffix('.')} [default: {field.default}]."
+    flag = f"--{name.replace('_', '-')}"
+    if name == "models":
+        return click.Option([flag], multiple=True, metavar="NAME[/VERSION]...", help=text)
+    if get_origin(kind) is Literal:
+        return click.Option([flag], type=click.Choice(get_args(kind)), help=text)
+    if kind is Path:
+        return click.Option([flag], type=click.Path(path_type=Path), help=text)
+    return click.Option([flag], type=kind, help=text)
+
+
+def _serve(config: Path | None, print_config: bool, names: tuple[str, ...], **flags: Any) -> int:
+    given = {key: value for key, value in flags.items() if value not in (None, ())}
+    models = [name for each in (*flags["models"], *names) for name in each.split(",") if name]
+    if models:
+        given["models"] = models
+    settings = load_settings(given, os.environ, config)
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        if print_config:
+            from dlenv_service.cluster import serve_config_yaml
+
+            click.echo(serve_config_yaml(settings), nl=False)
+            return 0
+        if settings.runtime == "local":
+            from dlenv_service.local import run
+        else:
+            from dlenv_service.cluster import run_on_ray as run  # type: ignore[no-redef]
+    except ModuleNotFoundError as missing:
+        raise MissingExtra(f"dlenv serve needs the package {missing.name}; run: pip install 'dlenv[serve]'") from None
+    return run(settings, _say)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+command = click.Command(
+    "serve",
+    callback=_serve,
+    help="""Serve models over HTTP: Open Inference Protocol v2, /predict, /metrics, /docs.
+
+    Without names, every model in the repository is served, the shipped ones included. Each setting can also be given
+    as a variable (--max-batch as DLENV_MAX_BATCH) or in a YAML file (max_batch); a flag goes before a variable, a
+    variable before the file.
+    """,
+    params=[
+        click.Argument(["names"], nargs=-1, metavar="[NAME[/VERSION]]..."),
+        click.Option(
+            ["--config"],
+            envvar="DLENV_CONFIG",
+            type=click.Path(path_type=Path),
+            help="YAML file with settings; unknown keys are refused.",
+        ),
+        click.Option(["--print-config"], is_flag=True, help="Print the Serve config file for `serve deploy` and stop."),
+        *(_option(name) for name in Settings.model_fields),
+    ],
+)

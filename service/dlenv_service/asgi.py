@@ -1,0 +1,161 @@
+"""The service as one ASGI application: its life from start to drain, and the way from a request to its handler.
+
+A plain ASGI callable without a framework: between the server and the model stand a look-up in the table of routes,
+the codec and the batcher. It runs under any ASGI server, and inside a Ray Serve replica.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from dlenv.errors import DlenvError, Unavailable
+from dlenv_service import routes
+from dlenv_service.config import Settings
+from dlenv_service.host import Document, Host
+from dlenv_service.http import Receive, Response, Scope, Send, json_response, problem
+from dlenv_service.metrics import Metrics
+
+__all__ = ["Service"]
+
+log = logging.getLogger("dlenv.service")
+
+CLOSE = ((b"connection", b"close"),)
+# Decoding an image takes the event loop's time away from everybody, so threads do it; two keep up with one device.
+DECODERS = 2
+
+
+class Service:
+    """An ASGI application that serves the models of a repository."""
+
+    def __init__(self, settings: Settings, replica: str = "") -> None:
+        self.settings = settings
+        self.replica = replica  # label of the metrics where there are several replicas; empty where there is one
+        self.host = Host(settings)
+        self.errors: Counter[int] = Counter()  # answers with an error, by status
+        self.in_flight = 0  # requests that have arrived and are not answered completely
+        self.on_change: Callable[[Document], Awaitable[None]] | None = None
+        self.changing = asyncio.Lock()
+        self.decoders = ThreadPoolExecutor(DECODERS, "dlenv-decode")
+        self.decoding = 0  # images that wait for a decoder or are in one
+        self.metrics = Metrics(self)
+        self._started = False
+        self._draining = False
+
+    async def startup(self, document: Document | None = None) -> None:
+        """Load and warm up the models; the service is ready after it.
+
+        Args:
+            document: what to load; by default what the settings ask for.
+
+        Raises:
+            DlenvError: it can't serve, with the reason.
+        """
+        await self.host.start(document)
+        self._started = True
+
+    async def drain(self) -> None:
+        """Turn unready, and wait until every request that has arrived is answered.
+
+        Requests that still come in are answered too, with ``Connection: close``, so that a client with a
+        kept-alive connection loses nothing. Returns after ``drain_timeout_ms`` at the latest.
+        """
+        self._draining = True
+        until = time.monotonic() + self.settings.drain_timeout_ms / 1000
+        while self.in_flight and time.monotonic() < until:
+            await asyncio.sleep(0.005)
+        if self.in_flight:
+            log.warning("%d requests were not answered within the drain timeout", self.in_flight)
+
+    async def close(self) -> None:
+        """Stop the device and the threads; what still waits is answered with 503."""
+        self._started = False
+        await self.host.close()
+        self.decoders.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def ready(self) -> bool:
+        """Whether inference requests are answered and the service is not about to stop."""
+        return self._started and not self._draining
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait for the device, over all models."""
+        return sum(served.queued_rows for served in self.host.loaded())
+
+    @property
+    def document(self) -> Document:
+        """Which models should be loaded."""
+        return self.host.document
+
+    async def apply(self, document: Document) -> None:
+        """Load and unload until the document is true on this replica."""
+        await self.host.apply(document)
+
+    async def change(self, document: Document) -> None:
+        """Make a document true on every replica."""
+        await (self.on_change or self.host.apply)(document)
+
+    def check_health(self) -> None:
+        """Raise when the device makes no progress.
+
+        Raises:
+            Unavailable: with how long it has been stuck.
+        """
+        self.host.check_health()
+
+    def answers_here(self, scope: Scope) -> bool:
+        """Whether this is an inference request, which need not go through Serve's own machinery."""
+        if scope["type"] != "http" or scope["method"] != "POST":
+            return False
+        path: str = scope["path"]
+        return path.endswith("/infer") or path.startswith("/predict/")
+
+    def require_started(self) -> None:
+        """Refuse a request that comes before the models are loaded or after they are gone.
+
+        Raises:
+            Unavailable: always then.
+        """
+        if not self._started:
+            raise Unavailable("the service is not ready; ask /v2/health/ready and try again in a moment")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await _other_protocol(scope, receive, send)
+            return
+        self.in_flight += 1
+        try:
+            response = await self._answer(scope, receive)
+            await response.send(send, CLOSE if self._draining else ())
+        finally:
+            self.in_flight -= 1
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Response:
+        try:
+            handler, arguments = routes.resolve(scope["method"], scope["path"])
+            return await handler(self, scope, receive, **arguments)
+        except DlenvError as error:
+            self.errors[error.status] += 1
+            return problem(error)
+        except Exception:
+            # The client learns nothing of the service's insides; the log has it all.
+            log.exception("%s %s failed", scope["method"], ascii(scope["path"]))
+            self.errors[500] += 1
+            return json_response({"error": "the service failed to answer this request; its log says why"}, 500)
+
+
+async def _other_protocol(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 1000})
+    elif scope["type"] == "lifespan":
+        # Whoever runs the application calls startup and close; a server's lifespan events only need an answer.
+        while (await receive())["type"] != "lifespan.shutdown":
+            await send({"type": "lifespan.startup.complete"})
+        await send({"type": "lifespan.shutdown.complete"})

@@ -1,0 +1,187 @@
+"""Runs batches of one model on the CPU or on a GPU.
+
+Rows arrive in the model's input type (uint8 pixels, say) and are normalised on the device: a quarter of the bytes to
+move, and no work on the event loop. Softmax and argmax run there too, so that only the small answer comes back.
+
+On a GPU small models spend their time launching kernels, so the whole of it (normalise, model, softmax, argmax) is
+captured once for each bucket of batch sizes as one CUDA graph, and a batch is padded up to its bucket.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from dlenv.errors import StartError
+from dlenv_service.batcher import Answer, Array
+from dlenv_service.device import Runner, Timing
+
+__all__ = ["CpuEngine", "CudaEngine", "Engine", "buckets", "classify", "pick_device"]
+
+
+class Engine(Runner, Protocol):
+    """A :class:`dlenv_service.device.Runner` that has to be warmed up first."""
+
+    memory_bytes: int
+
+    def warm_up(self) -> None:
+        """Run every size once, so that no request pays for a first run."""
+        ...
+
+
+def pick_device(name: str) -> torch.device:
+    """The device for ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        StartError: ``cuda`` was asked for and PyTorch can't use a GPU here.
+    """
+    if name == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if name == "cuda":
+        why = "this PyTorch build has no CUDA" if torch.version.cuda is None else "PyTorch finds no usable NVIDIA GPU"
+        raise StartError(f"--device cuda: {why}; use --device auto, or repair the installation")
+    return torch.device("cpu")
+
+
+def buckets(max_batch: int) -> list[int]:
+    """The batch sizes that are prepared: powers of two, and ``max_batch`` itself.
+
+    >>> buckets(48)
+    [1, 2, 4, 8, 16, 32, 48]
+    """
+    sizes = [1]
+    while sizes[-1] * 2 < max_batch:
+        sizes.append(sizes[-1] * 2)
+    return [*sizes, max_batch] if max_batch > 1 else sizes
+
+
+class classify(nn.Module):  # noqa: N801 - read as a verb: classify(model)(rows)
+    """From raw rows to probabilities and labels, all on the device.
+
+    ``forward`` takes ``(n, *shape)`` uint8 or float32 and gives ``(n, classes)`` float32 and ``(n,)`` int64.
+    ``scale``, ``mean`` and ``std`` are the manifest's: the model sees ``(rows * scale - mean) / std``, with one mean
+    and std per channel (the first dimension of ``shape``).
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self, model: nn.Module, shape: Sequence[int], scale: float, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.scale = scale
+        channels = (-1, *[1] * (len(shape) - 1))
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(channels))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(channels))
+
+    def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Classify ``(n, *shape)`` rows."""
+        inputs = rows.to(torch.float32).mul_(self.scale) if rows.dtype == torch.uint8 else rows * self.scale
+        probabilities = torch.softmax(self.model(inputs.sub_(self.mean).div_(self.std)), dim=1)
+        return probabilities, probabilities.argmax(dim=1)
+
+
+class CpuEngine:
+    """Eager PyTorch on the CPU."""
+
+    def __init__(self, model: classify, shape: Sequence[int], dtype: np.dtype[np.generic], max_batch: int) -> None:
+        self._model = model.eval()
+        self._rows = torch.empty((max_batch, *shape), dtype=torch.from_numpy(np.empty(0, dtype)).dtype)
+        self._staging = self._rows.numpy()
+        self.memory_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
+
+    def warm_up(self) -> None:
+        """Run the smallest and the largest batch, twice each: the first run of a size allocates and picks kernels."""
+        self._staging.fill(0)
+        for size in (1, 1, len(self._staging), len(self._staging)):
+            self.run([self._staging[:size]], size)
+
+    def run(self, pieces: list[Array], count: int) -> tuple[Answer, Timing]:
+        """Answer ``count`` rows, given in pieces."""
+        began = time.perf_counter_ns()
+        gather(pieces, self._staging)
+        gathered = time.perf_counter_ns()
+        with torch.inference_mode():
+            probabilities, labels = self._model(self._rows[:count])
+        inferred = time.perf_counter_ns()
+        answer = Answer(probabilities.numpy(), labels.numpy())
+        return answer, Timing(gathered - began, inferred - gathered, time.perf_counter_ns() - inferred)
+
+
+class CudaEngine:
+    """CUDA graphs, one for each bucket of batch sizes, fed from pinned memory."""
+
+    def __init__(self, model: classify, shape: Sequence[int], dtype: np.dtype[np.generic], max_batch: int) -> None:
+        self._device = torch.device("cuda", torch.cuda.current_device())
+        self._model = model.eval().to(self._device)
+        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._pinned = torch.empty(
+            (max_batch, *shape), dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=True
+        )
+        self._staging = self._pinned.numpy()
+        self._input = torch.zeros_like(self._pinned, device=self._device)
+        self._buckets = buckets(max_batch)
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
+        self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self.memory_bytes = 0
+
+    def warm_up(self) -> None:
+        """Capture a graph for each bucket, the largest first, so that the smaller ones share its memory pool.
+
+        As PyTorch's notes on CUDA graphs ask (docs.pytorch.org/docs/stable/notes/cuda.html), a few eager runs on a
+        side stream come first: they let cuBLAS and cuDNN choose and allocate outside the capture.
+        """
+        before = torch.cuda.memory_allocated(self._device)
+        pool = None
+        for size in reversed(self._buckets):
+            rows = self._input[:size]
+            with torch.inference_mode(), torch.cuda.stream(self._stream):
+                for _ in range(3):
+                    self._model(rows)
+                self._stream.synchronize()
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
+                    probabilities, labels = self._model(rows)
+            pool = graph.pool()
+            self._graphs[size] = (graph, probabilities, labels)
+        weights = sum(tensor.nbytes for tensor in self._model.state_dict().values())
+        self.memory_bytes = weights + torch.cuda.memory_allocated(self._device) - before
+
+    def run(self, pieces: list[Array], count: int) -> tuple[Answer, Timing]:
+        """Answer ``count`` rows, given in pieces; rows of padding hold an earlier batch and are cut off."""
+        began = time.perf_counter_ns()
+        gather(pieces, self._staging)
+        size = next(bucket for bucket in self._buckets if bucket >= count)
+        graph, probabilities, labels = self._graphs[size]
+        gathered = time.perf_counter_ns()
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            self._input[:count].copy_(self._pinned[:count], non_blocking=True)
+            graph.replay()
+            # The graph writes its outputs again with the next batch, so they are copied out before it returns.
+            host = [torch.empty_like(out, device="cpu", pin_memory=True) for out in (probabilities, labels)]
+            for source, target in zip((probabilities, labels), host, strict=True):
+                target.copy_(source, non_blocking=True)
+            self._done.record(self._stream)
+        self._done.synchronize()  # waits without the GIL
+        inferred = time.perf_counter_ns()
+        # A copy of its own: pinned memory is too dear to be held for as long as an answer travels.
+        answer = Answer(*(array[:count].numpy().copy() for array in host))
+        return answer, Timing(gathered - began, inferred - gathered, time.perf_counter_ns() - inferred)
+
+
+def gather(pieces: list[Array], into: Array) -> None:
+    """Copy the rows of all pieces, one after the other, to the start of ``into``."""
+    position = 0
+    for piece in pieces:
+        end = position + len(piece)
+        into[position:end] = piece
+        position = end

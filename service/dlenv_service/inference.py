@@ -1,0 +1,151 @@
+"""The two ways to ask a model: the Open Inference Protocol's ``infer``, and ``/predict`` for people."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from dlenv.errors import DlenvError, InvalidValue, Overloaded, RequestError, TooLarge
+from dlenv_models import images
+from dlenv_service.batcher import Answer, Array, Item
+from dlenv_service.codec import BINARY_HEADER, Signature, check_rows, decode, encode, load_json, rows_from_list
+from dlenv_service.http import Receive, Response, Scope, content_type, header, json_response, read_body
+
+if TYPE_CHECKING:
+    from dlenv_service.asgi import Service
+    from dlenv_service.host import Served
+
+__all__ = ["infer", "predict"]
+
+_BINARY_HEADER = BINARY_HEADER.lower().encode()
+JSON = "application/json"
+BINARY = "application/octet-stream"
+IMAGES = ("image/png", "image/jpeg", "image/webp")
+# Images that may wait for a decoder; a hundred of 16 MB are all the memory that they should take.
+MAX_DECODES = 100
+
+
+async def infer(service: Service, scope: Scope, receive: Receive, model: str, version: str | None = None) -> Response:
+    """Answer ``POST /v2/models/{model}[/versions/{version}]/infer``."""
+    began = time.perf_counter_ns()
+    service.require_started()
+    served = service.host.find(model, version)
+    try:
+        content_type(scope, (JSON, BINARY))
+        body = await _body(service, scope, receive)
+        served = service.host.find(model, version)  # it may have been replaced while the body came in
+        request = decode(body, header(scope, _BINARY_HEADER), served.signature)
+        answer = await _ask(service, served, request.rows, request.timeout_us)
+    except DlenvError as error:
+        served.statistics.answered(error.status, time.perf_counter_ns() - began)
+        raise
+    headers, body = encode(request, answer, served.signature, str(served.version))
+    served.statistics.answered(200, time.perf_counter_ns() - began)
+    return Response(200, headers, body)
+
+
+async def predict(service: Service, scope: Scope, receive: Receive, model: str, version: str | None = None) -> Response:
+    """Answer ``POST /predict/{model}[/versions/{version}]``: an image file or JSON rows in, readable JSON out."""
+    began = time.perf_counter_ns()
+    service.require_started()
+    served = service.host.find(model, version)
+    try:
+        media = content_type(scope, (*IMAGES, JSON, BINARY))
+        invert = _invert(scope)
+        body = await _body(service, scope, receive)
+        if media == JSON:
+            rows = _json_rows(body, served.signature)
+        else:
+            rows = await _image_row(service, body, served.signature)
+        served = service.host.find(model, version)
+        answer = await _ask(service, served, 255 - rows if invert else rows, None)
+    except DlenvError as error:
+        served.statistics.answered(error.status, time.perf_counter_ns() - began)
+        raise
+    response = json_response(readable(served, answer))
+    served.statistics.answered(200, time.perf_counter_ns() - began)
+    return response
+
+
+def readable(served: Served, answer: Answer) -> dict[str, object]:
+    """An answer for people: for each row its class, how sure the model is, and every class's probability."""
+    classes = served.manifest.classes
+    return {
+        "model": served.name,
+        "version": served.version,
+        "predictions": [
+            {
+                "label": classes[label],
+                "index": int(label),
+                "probability": row[label],
+                "probabilities": dict(zip(classes, row, strict=True)),
+            }
+            for row, label in zip(answer.probabilities, answer.labels, strict=True)
+        ],
+    }
+
+
+async def _body(service: Service, scope: Scope, receive: Receive) -> bytes:
+    settings = service.settings
+    return await read_body(scope, receive, settings.max_body_bytes, settings.body_timeout_ms)
+
+
+async def _ask(service: Service, served: Served, rows: Array, timeout_us: int | None) -> Answer:
+    item: Item = service.host.submit(served, rows, timeout_us)
+    try:
+        return await item.future
+    finally:
+        if item.started:
+            served.statistics.waited(item.started - item.queued)
+
+
+def _invert(scope: Scope) -> bool:
+    """The query parameter ``invert``: for dark on light, where the model learned light on dark."""
+    invert = False
+    for key, value in parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True):
+        if key != "invert" or value not in ("true", "false"):
+            raise RequestError(f"query {f'{key}={value}'[:60]!a} is not understood; send invert=true or nothing")
+        invert = value == "true"
+    return invert
+
+
+def _json_rows(body: bytes, signature: Signature) -> Array:
+    document = load_json(body)
+    if list(document) != ["inputs"]:
+        raise RequestError('the body must be {"inputs": [row, ...]}; got the keys ' + ascii(list(document)[:5]))
+    inputs = document["inputs"]
+    rows = rows_from_list(inputs, signature)
+    if not len(rows):
+        raise InvalidValue("inputs has zero rows; send at least one")
+    if len(rows) > signature.max_rows:
+        raise TooLarge(f"inputs has {len(rows)} rows and one request may have {signature.max_rows}; send fewer")
+    if math.prod(rows.shape[1:]) != signature.row_size:
+        raise InvalidValue(
+            f"a row of inputs has {math.prod(rows.shape[1:])} elements; model {signature.model!r} takes rows of "
+            f"{signature.row_size}, {signature.describe()}"
+        )
+    return check_rows(rows.reshape(len(rows), *signature.shape), signature)
+
+
+async def _image_row(service: Service, body: bytes, signature: Signature) -> Array:
+    if len(signature.shape) != 3 or signature.datatype != "UINT8":
+        raise InvalidValue(
+            f"model {signature.model!r} takes rows of {signature.row_size} numbers, not images; send "
+            f'{{"inputs": [[...]]}} as {JSON}'
+        )
+    if service.decoding >= MAX_DECODES:
+        raise Overloaded(f"{MAX_DECODES} images wait to be decoded; try again in 1 s", 1)
+    channels, height, width = signature.shape
+    service.decoding += 1
+    try:
+        image = await asyncio.get_running_loop().run_in_executor(
+            service.decoders, images.prepare, body, channels, height, width, service.settings.max_pixels
+        )
+    finally:
+        service.decoding -= 1
+    return np.ascontiguousarray(image)[np.newaxis]

@@ -1,0 +1,119 @@
+"""``--runtime local``: the same application in one uvicorn process, for a quick try and for tests without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from dlenv.errors import StartError
+from dlenv_service.asgi import Service
+from dlenv_service.config import Settings
+
+__all__ = ["bind", "run"]
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+BACKLOG = 2048
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        StartError: the address is taken, not this machine's, or not permitted; names it.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        reason = {
+            errno.EADDRINUSE: "the port is in use; stop what listens there or give another --port",
+            errno.EACCES: "no permission for this port; give one above 1023",
+            errno.EADDRNOTAVAIL: "this machine has no such address; give another --host",
+        }.get(error.errno or 0, f"{error.strerror or error}; give another --host or --port")
+        raise StartError(f"can't listen on {host}:{port}: {reason}") from None
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its signal handling: the service has to drain first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def run(settings: Settings, say: Callable[[str], None]) -> int:
+    """Serve until SIGINT or SIGTERM; returns the exit code.
+
+    Raises:
+        DlenvError: it can't start.
+    """
+    listener = bind(settings.host, settings.port)
+    config = uvicorn.Config(
+        Service(settings),
+        lifespan="off",
+        access_log=False,
+        log_level=settings.log_level,
+        log_config=None,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=max(1, settings.drain_timeout_ms // 1000),
+    )
+    config.load()
+    with listener, asyncio_runner(config) as loop:
+        loop.run_until_complete(_serve(config, listener, settings, say))
+    return 0
+
+
+@contextlib.contextmanager
+def asyncio_runner(config: uvicorn.Config) -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop of the kind that uvicorn picks (uvloop where it is installed), closed at the end."""
+    factory = config.get_loop_factory() or asyncio.new_event_loop
+    loop = factory()
+    asyncio.set_event_loop(loop)
+    try:
+        yield loop
+    finally:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+async def _serve(
+    config: uvicorn.Config, listener: socket.socket, settings: Settings, say: Callable[[str], None]
+) -> None:
+    service: Service = config.app  # type: ignore[assignment]
+    server = _Server(config)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in SIGNALS:
+        # signal.signal, not loop.add_signal_handler, which Windows doesn't have.
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(_stop, stopping))
+    try:
+        await service.startup()
+        names = ", ".join(sorted({served.name for served in service.host.loaded()}))
+        serving = loop.create_task(server.serve(sockets=[listener]))
+        say(f"Serving {names} on http://{settings.host}:{settings.port} ({service.host.device}); Ctrl-C stops")
+        await asyncio.wait({serving, loop.create_task(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        say("Draining ...")
+        await service.drain()
+        server.should_exit = True
+        await serving
+    finally:
+        await service.close()
+        for number in SIGNALS:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    say("Stopped.")
+
+
+def _stop(stopping: asyncio.Event) -> None:
+    """Begin to stop; a second signal ends the process at once."""
+    if stopping.is_set():
+        os._exit(130)
+    stopping.set()

@@ -1,0 +1,118 @@
+"""Triton's ``model_repository`` extension: what there is, and loading and unloading while the service runs.
+
+Models come only from the repository's own folders: a request can name one, but never send one or say where to
+fetch it from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from dlenv.errors import InvalidValue, ModelInvalid, RequestError
+from dlenv_service.codec import load_json
+from dlenv_service.http import Receive, Response, Scope, content_type, json_response, read_body
+
+if TYPE_CHECKING:
+    from dlenv_service.asgi import Service
+
+__all__ = ["index", "load", "unload"]
+
+
+async def index(service: Service, scope: Scope, receive: Receive) -> Response:
+    """Answer with every model version in the repository and its state."""
+    service.require_started()
+    document = await _document(service, scope, receive)
+    only_ready = document.get("ready", False)
+    if not isinstance(only_ready, bool):
+        raise RequestError(f"ready is {ascii(only_ready)[:60]}; give true or false")
+    rows = []
+    for entry in await asyncio.to_thread(service.host.repository.entries):
+        loaded = entry.version in service.host.versions(entry.name)
+        reason = entry.problem or service.host.problems.get(entry.name, "")
+        if loaded or not only_ready:
+            state = "READY" if loaded else "UNAVAILABLE"
+            rows.append(
+                {
+                    "name": entry.name,
+                    "version": str(entry.version),
+                    "state": state,
+                    "reason": "" if loaded else reason or "not loaded",
+                }
+            )
+    return json_response(rows)
+
+
+async def load(service: Service, scope: Scope, receive: Receive, model: str) -> Response:
+    """Load a model's newest version, or those that ``config`` names, in place of the loaded ones."""
+    service.require_started()
+    parameters = _parameters(await _document(service, scope, receive))
+    policy = _version_policy(parameters)
+    async with service.changing:
+        before = service.document
+        versions = policy if isinstance(policy, list) else None
+        if isinstance(policy, int):
+            known = await asyncio.to_thread(service.host.repository.versions, model)
+            versions = known[-policy:] if known else None
+        document = await service.host.plan_load(model, versions)
+        await service.change(document)
+        reason = service.host.problems.get(model)
+        if reason is not None:
+            generation = service.document["generation"] + 1
+            await service.change({"generation": generation, "models": before["models"]})
+            raise ModelInvalid(f"model {model!r} can't be loaded: {reason}")
+    return json_response({})
+
+
+async def unload(service: Service, scope: Scope, receive: Receive, model: str) -> Response:
+    """Unload every version of a model; what it has accepted is answered first."""
+    service.require_started()
+    _parameters(await _document(service, scope, receive))
+    async with service.changing:
+        await service.change(service.host.plan_unload(model))
+    return json_response({})
+
+
+async def _document(service: Service, scope: Scope, receive: Receive) -> dict[str, Any]:
+    """The body's JSON object; an empty body is an empty object."""
+    content_type(scope, ("application/json", "application/octet-stream"))
+    body = await read_body(scope, receive, service.settings.max_body_bytes, service.settings.body_timeout_ms)
+    return load_json(body) if body else {}
+
+
+def _parameters(document: dict[str, Any]) -> dict[str, Any]:
+    parameters = document.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise RequestError("parameters must be an object")
+    for name in parameters:
+        if name not in ("config", "unload_dependents"):
+            raise InvalidValue(
+                f"parameter {name[:60]!a} is not offered: models come from the repository only; publish the "
+                "model there and load it by name"
+            )
+    return parameters
+
+
+def _version_policy(parameters: dict[str, Any]) -> list[int] | int | None:
+    """``config``'s ``version_policy``: a list of versions, how many of the newest, or None for the newest."""
+    if "config" not in parameters:
+        return None
+    text = parameters["config"]
+    if not isinstance(text, str):
+        raise RequestError("parameter config must be a string that holds JSON")
+    config = load_json(text.encode())
+    policy = config.pop("version_policy", {})
+    if config or not isinstance(policy, dict) or len(policy) > 1:
+        raise InvalidValue('only config {"version_policy": {...}} can be given here; the rest is the manifest\'s')
+    if not policy:
+        return None
+    match policy:
+        case {"specific": {"versions": [*versions]}} if versions and all(type(each) is int for each in versions):
+            return versions
+        case {"latest": {"num_versions": int(count)}} if count > 0:
+            return count
+        case {"all": {}}:
+            return 2**31
+    raise InvalidValue(
+        f"version_policy {ascii(policy)[:80]} is not understood; give specific.versions, latest.num_versions or all"
+    )
