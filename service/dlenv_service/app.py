@@ -1,0 +1,140 @@
+"""The Ray Serve deployment: :class:`dlenv_service.asgi.Service` as replicas that Serve places, scales and replaces.
+
+Serve finds it by ``dlenv_service.app:build`` (``serve deploy``, ``serve run``), which takes the settings as arguments.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, DeploymentActorConfig
+from ray.serve.schema import LoggingConfig
+
+from dlenv.errors import StartError
+from dlenv_service import desired, scaling, short_way
+from dlenv_service.asgi import Service
+from dlenv_service.config import Settings, load_settings
+from dlenv_service.host import Document
+from dlenv_service.serve_fixes import fix_replica
+
+__all__ = ["APP", "DEPLOYMENT", "Replica", "build", "gpus_per_replica"]
+
+APP = "dlenv"
+DEPLOYMENT = "service"
+
+HEALTH_PERIOD_S = 5.0
+HEALTH_TIMEOUT_S = 15.0
+
+
+class Replica:
+    """One replica: a :class:`Service`, and what Serve wants to know about it."""
+
+    async def __init__(self, settings: dict[str, Any]) -> None:
+        fix_replica()
+        self._service = Service(load_settings(settings), replica=serve.get_replica_context().replica_tag)
+        self._agreement = desired.Agreement(self._service)
+        # An error here reaches the launcher as text; it looks for the DlenvError in it (cluster.py).
+        await self._agreement.start()
+        short_way.adopt(self._service)
+
+    def __serve_build_asgi_app__(self) -> Service:
+        return self._service
+
+    async def follow(self, document: Document) -> str | None:
+        """Hold the models of ``document``; called on every replica when they change."""
+        return await self._agreement.follow(document)
+
+    async def reconfigure(self, user_config: Document) -> None:
+        """Hold the models of ``user_config``, where a Serve config file has one; see :mod:`dlenv_service.desired`."""
+        await self._service.apply(user_config)
+
+    async def drain(self) -> None:
+        """Answer what was accepted, take on no more; called on every replica before Serve stops."""
+        await self._service.drain()
+
+    def check_health(self) -> None:
+        """Raise when the batcher makes no progress, so that Serve replaces this replica."""
+        self._service.check_health()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Rows that wait; see :mod:`dlenv_service.scaling`."""
+        return {scaling.METRIC: float(self._service.queued_rows)}
+
+    async def __del__(self) -> None:
+        short_way.adopt(None)
+        await self._agreement.stop()
+        await self._service.drain()
+        await self._service.close()
+
+
+def gpus_per_replica(settings: Settings, gpus: float) -> float:
+    """GPUs that one replica asks for, where the cluster has ``gpus``.
+
+    On a single GPU half of it, so that a new replica can warm up beside the one it replaces.
+
+    Raises:
+        StartError: more is asked for than there is.
+    """
+    if settings.gpus_per_replica is not None:
+        each = settings.gpus_per_replica
+    elif settings.device == "cpu" or gpus == 0:
+        each = 0.0
+    else:
+        each = 0.5 if gpus == 1 else 1.0
+    if settings.device == "cuda" and gpus == 0:
+        raise StartError("--device cuda: Ray found no GPU here; give --device cpu, or see `dlenv doctor`")
+    if each * settings.replicas > gpus:
+        raise StartError(
+            f"--replicas {settings.replicas} x {each:g} GPU each: Ray has {gpus:g} GPU; "
+            "lower --replicas or --gpus-per-replica"
+        )
+    return each
+
+
+def build(arguments: dict[str, Any]) -> serve.Application:
+    """The application, from settings by name (``{"models": ["mnist-lenet"], "max_batch": 32}``).
+
+    Raises:
+        UsageError: unknown setting or value out of range.
+        StartError: more GPUs are asked for than the cluster has.
+    """
+    settings = load_settings(arguments)
+    gpus = gpus_per_replica(settings, ray.cluster_resources().get("GPU", 0.0))
+    scaled = settings.max_replicas is not None
+    drain_s = settings.drain_timeout_ms / 1000
+    deployment = serve.deployment(
+        serve.ingress()(Replica),
+        name=DEPLOYMENT,
+        num_replicas=None if scaled else settings.replicas,
+        autoscaling_config=_autoscaling(settings) if scaled else None,
+        # CPU seconds are what the threads really use; a whole CPU each would refuse a third replica on two cores.
+        ray_actor_options={"num_cpus": 0.1, "num_gpus": gpus},
+        # Serve's default of 5 would refuse what our own queue has room for (ray/serve/_private/constants.py).
+        max_ongoing_requests=settings.max_queue_rows,
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
+        # Serve looks every `wait_loop` seconds whether requests are left, first after one such pause.
+        graceful_shutdown_wait_loop_s=0.1,
+        graceful_shutdown_timeout_s=drain_s + 5,
+        # A model that can't be loaded can't be loaded a second time: say so at once.
+        max_constructor_retry_count=1,
+        max_surge_percent=100 if gpus == 0.5 and settings.replicas > 1 else 0,
+        logging_config=LoggingConfig(log_level=settings.log_level.upper(), enable_access_log=False),
+        deployment_actors=[DeploymentActorConfig(name=desired.NAME, actor_class=desired.Desired)],
+    )
+    return deployment.bind(settings.model_dump(mode="json", exclude_defaults=True))
+
+
+def _autoscaling(settings: Settings) -> AutoscalingConfig:
+    return AutoscalingConfig(
+        min_replicas=settings.replicas,
+        max_replicas=settings.max_replicas,
+        policy=AutoscalingPolicy(
+            policy_function="dlenv_service.scaling:QueuedRows",
+            policy_kwargs={"rows": scaling.BATCHES_QUEUED * settings.max_batch},
+        ),
+        upscale_delay_s=10.0,
+        downscale_delay_s=120.0,
+    )

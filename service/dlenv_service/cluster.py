@@ -1,0 +1,318 @@
+"""A Ray and a Serve of our own: started, served from and stopped again, for ``dlenv serve``.
+
+What listens afterwards, all of it on loopback unless the service itself was given another ``--host``:
+
+- the public port: the replica (``direct``), HAProxy (``haproxy``) or Serve's Python proxy (``proxy``);
+- with ``--host`` other than loopback also Serve's Python proxy, which in ``direct`` answers nobody but this machine,
+  and in ``haproxy`` the replicas' own ports (from 30000 on): the same service, without HAProxy before it. Serve has
+  one host for all of them;
+- on loopback only: GCS, raylet, object manager, agents, and each worker's gRPC; all of Ray's ask for the run's token.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from dlenv.errors import StartError
+from dlenv_service import processes
+from dlenv_service.arrangement import Arrangement, arrange
+from dlenv_service.config import Settings
+
+__all__ = ["run_on_ray"]
+
+Say = Callable[[str], None]
+
+# Not $TMPDIR: Ray makes Unix sockets below it, whose paths end at 107 characters.
+SHORT = "/tmp"  # noqa: S108 - mkdtemp makes a private directory there
+# Ray gets its processes down in about 2 s; what is still there after this is killed.
+PATIENCE_S = 5.0
+POLL_S = 0.25
+
+
+class Stopped(BaseException):
+    """A signal asked for the end; not an Exception, so that nothing on the way takes it for an error."""
+
+
+def run_on_ray(settings: Settings, say: Say) -> int:
+    """Serve on a Ray of our own until SIGINT or SIGTERM; on an existing cluster where ``settings.address`` names one.
+
+    Returns:
+        The exit code: 0 after an orderly end, 1 where Ray died underneath.
+
+    Raises:
+        StartError: the service can't start, in one sentence.
+    """
+    if settings.address is not None:
+        from dlenv_service.existing import deploy
+
+        return deploy(settings, say)
+    check_port(settings.host, settings.port)
+    directory = Path(tempfile.mkdtemp(prefix="dlenv-", dir=SHORT if Path(SHORT).is_dir() else None))
+    launcher = Launcher(settings, say, arrange(settings, directory), directory)
+    try:
+        return launcher.run()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+class Launcher:
+    """One life of Ray and the service on it."""
+
+    def __init__(self, settings: Settings, say: Say, arrangement: Arrangement, directory: Path) -> None:
+        self.settings = settings
+        self.say = say
+        self.arrangement = arrangement
+        self.directory = directory
+        self._ray_pids: list[int] = []
+
+    def run(self) -> int:
+        """Start, serve and stop."""
+        with _signals():
+            try:
+                self._start()
+                died = self._serve()
+            except Stopped:
+                died = False
+            finally:
+                self._stop()
+        return 1 if died else 0
+
+    def _start(self) -> None:
+        os.environ.update(self.arrangement.environment)
+        with self._step("Starting Ray"):
+            self._start_ray()
+        with self._step("Starting Serve"):
+            self._start_serve()
+        with self._step("Loading models"):
+            self._deploy()
+            self._wait_for_answer()
+        self.say(f"Serving at {self.url}; stop with Ctrl-C")
+
+    @property
+    def url(self) -> str:
+        """Where the service answers."""
+        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
+        return f"http://{host}:{self.settings.port}"
+
+    def _start_ray(self) -> None:
+        import ray
+
+        group = os.getpgrp() if hasattr(os, "getpgrp") else None
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=self.settings.log_level == "debug",
+            logging_level="WARNING",
+            _temp_dir=str(self.directory),
+        )
+        # Ray moves us into a process group of our own (ray/_private/services.py `start_reaper`), where a terminal's
+        # Ctrl-C no longer arrives when somebody started us (`make serve`). Its processes stay in that group.
+        if group is not None and os.getpgrp() != group:
+            os.setpgid(0, group)
+        _install_signals()  # Ray has put its own SIGTERM handler in place
+        # For us alone, now that Ray's processes have their environment: a handle used outside of an event loop needs
+        # one of its own (ray/serve/_private/default_impl.py `create_router`).
+        os.environ["RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"] = "1"
+        self._ray_pids = processes.of_run(self.directory)
+
+    def _start_serve(self) -> None:
+        from ray import serve
+        from ray.serve.config import HTTPOptions
+        from ray.serve.schema import LoggingConfig
+
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options=HTTPOptions(host=self.settings.host, port=self.arrangement.proxy_port),
+            logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
+        )
+
+    def _deploy(self) -> None:
+        from ray import serve
+
+        from dlenv_service.app import APP, build
+
+        application = build(self.settings.model_dump(mode="json", exclude_defaults=True))
+        serve.run_many([serve.RunTarget(application, name=APP)], wait_for_applications_running=False)
+        while (state := serve.status().applications[APP]).status != "RUNNING":
+            if state.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+                raise StartError(self._reason(state))
+            self._check_ray()
+            time.sleep(POLL_S)
+
+    def _reason(self, state: Any) -> str:
+        messages = [deployment.message for deployment in state.deployments.values()]
+        reason = failure_reason("\n".join([state.message, *messages]))
+        if reason is not None:
+            return reason
+        kept = self._keep_logs()
+        return f"the service can't start, for a reason that Ray doesn't tell; its logs are in {kept}"
+
+    def _keep_logs(self) -> Path:
+        logs = Path(tempfile.mkdtemp(prefix="dlenv-logs-"))
+        with contextlib.suppress(OSError):
+            shutil.copytree((self.directory / "session_latest" / "logs").resolve(), logs, dirs_exist_ok=True)
+        return logs
+
+    def _wait_for_answer(self) -> None:
+        """Wait until the public port answers; HAProxy learns of the replicas a moment after they run."""
+        wildcard = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
+        host = wildcard.get(self.settings.host, self.settings.host)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            connection = http.client.HTTPConnection(host, self.settings.port, timeout=5)
+            try:
+                connection.request("GET", "/v2/health/ready")
+                if connection.getresponse().status == 200:
+                    return
+            except (OSError, http.client.HTTPException):
+                pass
+            finally:
+                connection.close()
+            time.sleep(POLL_S)
+        raise StartError(f"{self.url} does not answer although the service runs; see the logs in {self._keep_logs()}")
+
+    def _serve(self) -> bool:
+        """Wait for a signal; true where Ray died instead."""
+        while True:
+            try:
+                self._check_ray()
+            except StartError as error:
+                self.say(f"{error}; stopping")
+                return True
+            time.sleep(POLL_S)
+
+    def _check_ray(self) -> None:
+        node = _global_node()
+        dead = [name for name, _ in node.dead_processes()] if node is not None else ["ray"]
+        if dead:
+            raise StartError(f"Ray's {dead[0]} has died")
+
+    def _stop(self) -> None:
+        ray: Any = sys.modules.get("ray")
+        began = time.monotonic()
+        try:
+            if ray is not None and ray.is_initialized() and not self._dead():
+                self.say("Stopping: answering what was accepted ... (again to hurry)")
+                self._stop_serve()
+                ray.shutdown()
+        except Stopped:
+            self.say("Hurrying")
+        finally:
+            with _ignored_signals():
+                killed = processes.end(self.directory, PATIENCE_S if self._ray_pids else 0)
+        if self._ray_pids:
+            self.say(f"Stopped after {time.monotonic() - began:.1f} s" + (f" (killed {len(killed)})" if killed else ""))
+
+    def _dead(self) -> bool:
+        try:
+            self._check_ray()
+        except StartError:
+            return True
+        return False
+
+    def _stop_serve(self) -> None:
+        if "ray.serve" not in sys.modules:
+            return
+        from ray import serve
+        from ray.exceptions import RayError
+        from ray.serve.exceptions import RayServeException
+
+        from dlenv_service.app import APP, DEPLOYMENT
+
+        # A service that never ran has nothing to drain; one that can't any more must still stop.
+        with contextlib.suppress(RayError, RayServeException, TimeoutError):
+            state = serve.status().applications.get(APP)
+            if state is not None and state.status == "RUNNING":
+                timeout = self.settings.drain_timeout_ms / 1000 + 5
+                handle = serve.get_deployment_handle(DEPLOYMENT, APP)
+                handle.broadcast("drain").results(timeout_s=timeout, return_exceptions=True)
+        serve.shutdown()
+
+    @contextlib.contextmanager
+    def _step(self, what: str) -> Iterator[None]:
+        began = time.monotonic()
+        self.say(f"{what} ...")
+        yield
+        self.say(f"{what}: {time.monotonic() - began:.1f} s")
+
+
+def check_port(host: str, port: int) -> None:
+    """Make sure that the service can listen there.
+
+    Raises:
+        StartError: it can't, with what to do about it.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            sock.listen(1)
+    except socket.gaierror:
+        raise StartError(f"--host {host}: no such address on this machine; give 127.0.0.1 or 0.0.0.0") from None
+    except PermissionError:
+        raise StartError(f"--port {port}: ports below 1024 need privileges; give another with --port") from None
+    except OSError as error:
+        if "in use" in (error.strerror or ""):
+            raise StartError(
+                f"port {port} on {host} is in use; stop what listens there or give another with --port"
+            ) from None
+        raise StartError(f"--host {host} --port {port}: {error.strerror}; give another") from None
+
+
+def failure_reason(message: str) -> str | None:
+    """The sentence of the :class:`DlenvError` in what Serve says about a failed deployment.
+
+    Serve hands on the constructor's traceback as text, which ends in ``dlenv.errors.ModelInvalid: <sentence>``.
+    """
+    found = re.findall(r"dlenv\.errors\.\w+: (.+)", message)
+    return str(found[-1]).strip() if found else None
+
+
+def _global_node() -> Any:
+    import ray
+
+    return ray._private.worker._global_node
+
+
+def _on_signal(_number: int, _frame: FrameType | None) -> None:
+    raise Stopped
+
+
+def _install_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _on_signal)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    _install_signals()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _ignored_signals() -> Iterator[None]:
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

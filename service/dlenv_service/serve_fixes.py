@@ -1,0 +1,64 @@
+"""Two things in Ray Serve 2.60 that no setting reaches, put right in the replica's process.
+
+Both replace names that ray/serve/_private/replica.py looks up after the replica's constructor has run;
+tests/service/test_ray_contract.py says at once when a new Ray does it differently.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import socket
+
+import ray
+from ray.serve._private import http_util, replica
+
+__all__ = ["fix_replica"]
+
+EVERYWHERE = "[::]:0"
+
+
+def fix_replica() -> None:
+    """Apply both; called in the constructor of a replica."""
+    _keep_internal_port_here()
+    _reuse_address()
+
+
+def _keep_internal_port_here() -> None:
+    """Bind the replica's internal gRPC server to loopback, where all of Ray is on loopback.
+
+    It unpickles what it is sent and asks for no token, so whoever reaches it runs code; Serve binds it to all
+    interfaces whatever the node's address is (``_on_initialized``).
+    """
+    address = ray.util.get_node_ip_address()
+    if not ipaddress.ip_address(address).is_loopback:
+        return
+    add_port = replica.add_port_to_grpc_server
+
+    def add_port_here(server: object, where: str) -> int:
+        return int(add_port(server, f"{address}:0" if where == EVERYWHERE else where))
+
+    replica.add_port_to_grpc_server = add_port_here
+
+
+def _reuse_address() -> None:
+    """Let a replica take over the port of the one that died before it.
+
+    ``start_asgi_http_server`` (ray/serve/_private/http_util.py) sets SO_REUSEADDR only together with SO_REUSEPORT,
+    which Serve switches off for replicas. Connections of the dead one stay in TIME_WAIT for a minute; the bind fails,
+    and Serve then strikes the port off its list for good, which with one port means that no replica ever starts again.
+    SO_REUSEPORT stays off: with it two services could share a port without noticing.
+    """
+    start = replica.start_asgi_http_server
+    http_util.set_socket_reuse_port = _set_reuse_address
+
+    @functools.wraps(start)
+    async def start_reusing(*args: object, **options: object) -> object:
+        return await start(*args, **{**options, "enable_so_reuseport": True})
+
+    replica.start_asgi_http_server = start_reusing
+
+
+def _set_reuse_address(sock: socket.socket) -> bool:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return True
