@@ -13,7 +13,7 @@ The models for handwritten digits that ship with dlenv; each takes about a minut
 LeNet as in the book (d2l 7.6), with sigmoids, Xavier weights and plain stochastic gradient descent:
 
     dlenv train lenet --data fashion-mnist --activation sigmoid --init xavier --optimizer sgd --lr 0.9 \
-        --momentum 0 --batch-size 256 --epochs 10 --no-augment
+        --momentum 0 --channels 6,16 --batch-size 256 --epochs 10 --no-augment
 
 From Python: ``train("mlp", load("spiral"), recipe(load("spiral")))``.
 """
@@ -98,8 +98,13 @@ class Trained:
 def recipe(dataset: Dataset) -> Options:
     """Options that give good results without tuning, for this kind of data."""
     if dataset.is_images:
-        return Options(epochs=60, lr=0.003, augment=True)
+        return Options(epochs=50, lr=0.003, augment=True)
     return Options()
+
+
+def default_arguments(name: str, dataset: Dataset) -> dict[str, Any]:
+    """Arguments of the architecture where this kind of data wants others than the usual ones."""
+    return {"hidden": [100]} if name == "mlp" and not dataset.is_images else {}
 
 
 def check(options: Options, dataset: Dataset) -> None:
@@ -151,7 +156,9 @@ def train(
     check(options, dataset)
     shape = {"input_shape": list(dataset.row_shape), "classes": len(dataset.classes)}
     try:
-        architecture = Architecture(name, complete(name, {**(arguments or {}), **shape}))
+        architecture = Architecture(
+            name, complete(name, {**default_arguments(name, dataset), **(arguments or {}), **shape})
+        )
     except ValueError as error:
         raise UsageError(str(error)) from None
     # The caller's random state stays as it is, and can't change the result.

@@ -1,0 +1,128 @@
+"""``dlenv predict``: image files or JSON rows in, class names and probabilities out; in process or over HTTP."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dlenv.console import needs, parse_reference, print_json, print_table
+from dlenv.errors import DataError, RequestError, Unreachable, UsageError
+
+_MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
+
+
+@click.command()
+@click.argument("model", metavar="NAME[/VERSION]")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.option("--url", help="Ask the service there, such as http://127.0.0.1:8000, instead of loading the model here.")
+@click.option(
+    "--repository", type=click.Path(path_type=Path), help="Model repository. [default: $DLENV_REPOSITORY, or your own]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as the service gives it.")
+@needs("train")
+def command(model: str, files: Sequence[str], url: str | None, repository: Path | None, as_json: bool) -> None:
+    """Ask a model about images or rows.
+
+    FILE is an image (PNG, JPEG, WebP), a folder of images, or - for JSON on standard input: {"inputs": [row, ...]}
+    or just [row, ...]. A row has the model's input shape, [0.1, -0.4] for a spiral; images are white on black, with
+    pixel values 0 to 255.
+    """
+    sources = list(_sources(files))
+    answers = _ask_service(url, model, sources) if url else _ask_here(model, repository, sources)
+    labels = [
+        name if len(answer["predictions"]) == 1 and name != "-" else f"{name}[{i}]"
+        for (name, _), answer in zip(sources, answers, strict=True)
+        for i in range(len(answer["predictions"]))
+    ]
+    merged = {**answers[0], "predictions": [item for answer in answers for item in answer["predictions"]]}
+    if as_json:
+        print_json(merged)
+        return
+    rows = [
+        [label, item["label"], f"{item['probability']:.2%}"]
+        for label, item in zip(labels, merged["predictions"], strict=True)
+    ]
+    print_table(["input", "class", "probability"], rows)
+
+
+def _sources(files: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """(name, content) of each input: bytes of an image, or the JSON value of standard input."""
+    for name in files:
+        path = Path(name)
+        try:
+            if name == "-":
+                yield name, _json_from_stdin()
+            elif path.is_dir():
+                images = sorted(file for file in path.iterdir() if file.suffix.lower() in _MEDIA_TYPES)
+                if not images:
+                    raise UsageError(f"The folder {path} holds no images ({', '.join(_MEDIA_TYPES)}).")
+                yield from ((str(image), image.read_bytes()) for image in images)
+            else:
+                yield name, path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{name} can't be read: {error.strerror}.") from None
+
+
+def _json_from_stdin() -> Any:
+    try:
+        return json.loads(sys.stdin.buffer.read())
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f'Standard input is not JSON ({error}); send {{"inputs": [row, ...]}}.') from None
+
+
+def _ask_here(model: str, repository: Path | None, sources: Sequence[tuple[str, Any]]) -> list[dict[str, Any]]:
+    from dlenv_models.prediction import answer, image_row, rows_from_json
+    from dlenv_models.repository import Repository
+
+    loaded = Repository(repository).load(*parse_reference(model))
+    answers = []
+    for name, content in sources:
+        try:
+            image = isinstance(content, bytes)
+            rows = image_row(content, loaded.manifest) if image else rows_from_json(content, loaded.manifest)
+        except RequestError as error:
+            raise type(error)(f"{name}: {error}") from None
+        answers.append(answer(loaded, rows))
+    return answers
+
+
+def _ask_service(url: str, model: str, sources: Sequence[tuple[str, Any]]) -> list[dict[str, Any]]:
+    import httpx
+
+    name, version = parse_reference(model)
+    if version:
+        raise UsageError(f"{model}: the service chooses the version; leave /{version} out, or leave out --url.")
+    address = f"{url.rstrip('/')}/predict/{name}"
+    answers = []
+    try:
+        with httpx.Client(timeout=60) as client:
+            for source, content in sources:
+                answers.append(_answer(client, address, source, content))
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        reason = str(error) or type(error).__name__
+        raise Unreachable(f"{address} can't be asked ({reason}); is `dlenv serve` running there?") from None
+    return answers
+
+
+def _answer(client: Any, address: str, source: str, content: Any) -> dict[str, Any]:
+    if isinstance(content, bytes):
+        media_type = _MEDIA_TYPES.get(Path(source).suffix.lower(), "application/octet-stream")
+        response = client.post(address, content=content, headers={"Content-Type": media_type})
+    else:
+        response = client.post(address, json=content if isinstance(content, dict) else {"inputs": content})
+    try:
+        answer = response.json()
+        if response.is_success:
+            assert isinstance(answer["predictions"], list)
+            return dict(answer)
+        text = str(answer["error"])
+    except (ValueError, KeyError, TypeError, AssertionError):
+        raise DataError(
+            f"{address} answered with status {response.status_code}, but not as dlenv does; what runs there?"
+        ) from None
+    raise RequestError(f"{source}: {text}")

@@ -1,0 +1,262 @@
+"""``dlenv train``: data, training, measurement, pictures, publication."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from dlenv.console import needs, print_json, print_table, say
+from dlenv.errors import DlenvError, UsageError
+from dlenv.progress import TrainingProgress
+
+if TYPE_CHECKING:
+    from dlenv_models.data import Dataset
+    from dlenv_models.manifest import Metrics
+    from dlenv_models.repository import Entry
+    from dlenv_models.training import Trained
+
+# They say where things lie on this machine, so they don't belong into the command that a manifest shows.
+_LOCAL = ("repository", "output", "data_dir", "mirror", "as_json")
+_ARGUMENTS = ("hidden", "channels", "activation", "dropout", "init")
+_OPTIONS = (
+    *("epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay"),
+    *("schedule", "clip", "patience", "augment", "seed", "device"),
+)
+
+
+def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
+    """``"128,64"`` as ``[128, 64]``."""
+    try:
+        return None if value is None else [int(part) for part in value.split(",")]
+    except ValueError:
+        problem = f"{value!r} is not whole numbers with commas between them, such as 128,64."
+        raise click.BadParameter(problem, ctx, param) from None
+
+
+@click.command()
+@click.argument("architecture", metavar="ARCHITECTURE")
+@click.option(
+    "--data",
+    required=True,
+    metavar="NAME|DIR",
+    help="Dataset: spiral, digits, mnist5k, mnist, fashion-mnist, cifar10, or a folder with one folder of images "
+    "for each class.",
+)
+@click.option("--name", help="Name to publish under. [default: DATA-ARCHITECTURE]")
+@click.option("--hidden", callback=_sizes, metavar="N[,N...]", help="mlp: hidden units. [default: 256; 100 for rows]")
+@click.option(
+    "--channels", callback=_sizes, metavar="N,N", help="lenet: channels of the convolutions. [default: 16,32]"
+)
+@click.option("--activation", type=click.Choice(["relu", "sigmoid", "tanh"]), help="mlp, lenet. [default: relu]")
+@click.option("--dropout", type=float, metavar="P", help="Dropout in fully connected layers, 0 to 0.95. [default: 0]")
+@click.option("--init", type=click.Choice(["default", "xavier", "kaiming"]), help="Initial weights.")
+@click.option("--epochs", type=int, help="Passes over the training data. [default: 50 for images, 100 for rows]")
+@click.option("--batch-size", type=int, help="Examples in each step. [default: 64]")
+@click.option("--optimizer", type=click.Choice(["sgd", "adam", "adamw"]), help="[default: adam]")
+@click.option("--lr", type=float, help="Learning rate at the start. [default: 0.003 for images, 0.01 for rows]")
+@click.option("--momentum", type=float, help="sgd: momentum. [default: 0.9]")
+@click.option("--weight-decay", type=float, help="L2 penalty (adamw: decoupled). [default: 0]")
+@click.option("--schedule", type=click.Choice(["constant", "cosine"]), help="Of the learning rate. [default: cosine]")
+@click.option("--clip", type=float, metavar="NORM", help="Clip the gradient to this norm. [default: 0, not clipped]")
+@click.option(
+    "--patience",
+    type=int,
+    metavar="EPOCHS",
+    help="Stop early after so many epochs without a better validation loss, and keep the best weights. "
+    "[default: 0, never]",
+)
+@click.option(
+    "--augment/--no-augment",
+    default=None,
+    help="Turn, scale, shift and shear each training image at random. [default: on for images]",
+)
+@click.option("--seed", type=int, help="Of weights, order, augmentation, dropout and validation split. [default: 0]")
+@click.option("--device", metavar="cpu|cuda|cuda:N|mps", help="Where to train. [default: cpu]")
+@click.option("--image-size", type=click.IntRange(8, 512), default=32, help="For a folder of images. [default: 32]")
+@click.option(
+    "--repository", type=click.Path(path_type=Path), help="Model repository. [default: $DLENV_REPOSITORY, or your own]"
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder for the pictures and the history. [default: runs/NAME-vVERSION]",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Where downloaded datasets are kept. [default: $DLENV_DATA_DIR, or a folder in your cache]",
+)
+@click.option("--mirror", metavar="URL", help="Download the dataset from here only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.pass_context
+@needs("train")
+def command(ctx: click.Context, /, architecture: str, data: str, name: str | None, **given: Any) -> None:
+    """Train a classifier and publish it to the model repository.
+
+    ARCHITECTURE is linear, mlp, lenet or resnet18. The defaults give good results for spiral, digits and mnist5k.
+    The same seed on the same machine gives the same weights.
+    """
+    from dlenv_models import training
+    from dlenv_models.architectures import ARCHITECTURES
+    from dlenv_models.data import load
+    from dlenv_models.evaluation import measure
+    from dlenv_models.repository import Repository
+
+    _check_architecture(architecture, ARCHITECTURES)
+    name = _name(name, data, architecture)
+    # All that can be wrong with the places is found before any time goes into training.
+    repository = Repository(given["repository"], create=True)
+    repository.check_writable()
+    _check_output(given["output"] or Path("runs"))
+    places = {key: given[key] for key in ("data_dir", "mirror", "image_size")}
+    dataset = load(data, seed=_seed(given["seed"]), log=say, **places)
+    chosen = {key: given[key] for key in _OPTIONS if given[key] is not None}
+    options = replace(training.recipe(dataset), **chosen)
+    arguments = {key: given[key] for key in _ARGUMENTS if given[key] is not None}
+
+    say(f"Training {architecture} on {dataset.name}: {len(dataset.train):,} rows, {options.epochs} epochs.")
+    with TrainingProgress(options.epochs) as talk:
+        trained = training.train(architecture, dataset, options, arguments, talk.on_step, talk.on_epoch)
+    metrics = measure(trained.module, dataset.preprocessing, dataset.test, len(dataset.classes))
+    entry = _publish(repository, name, dataset, trained, metrics, options, _command_line(ctx))
+    folder = given["output"] or Path("runs") / f"{entry.name}-v{entry.version}"
+    files = _draw(folder, dataset, trained, metrics)
+    _report(entry, dataset, trained, metrics, files, given["as_json"])
+
+
+def _publish(
+    repository: Any, name: str, dataset: Dataset, trained: Trained, metrics: Metrics, options: Any, line: str
+) -> Entry:
+    import torch
+
+    from dlenv_models.manifest import Training
+
+    story = {key: value for key, value in asdict(options).items() if key != "seed"}
+    entry: Entry = repository.publish(
+        name,
+        trained.module,
+        architecture=trained.architecture,
+        classes=dataset.classes,
+        preprocessing=dataset.preprocessing,
+        data=dataset.info(),
+        metrics=metrics,
+        training=Training(
+            command=line,
+            seed=options.seed,
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            torch=torch.__version__,
+            options={**story, "epochs_run": len(trained.history), "seconds": round(trained.seconds, 1)},
+        ),
+    )
+    return entry
+
+
+def _draw(folder: Path, dataset: Dataset, trained: Trained, metrics: Metrics) -> list[Path]:
+    from dlenv_models import plots
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [
+            plots.learning_curves(trained.history, folder / "learning-curves.png"),
+            plots.confusion_matrix(metrics, dataset.classes, folder / "confusion-matrix.png"),
+            *plots.write_history(trained.history, metrics, folder),
+        ]
+        if dataset.row_shape == (2,):
+            path = folder / "decision-boundary.png"
+            files.append(plots.decision_boundary(trained.module, dataset.preprocessing, dataset, path))
+    except OSError as error:
+        raise DlenvError(f"The model is published, but {folder} can't be written: {error.strerror}.") from None
+    return files
+
+
+def _report(
+    entry: Entry, dataset: Dataset, trained: Trained, metrics: Metrics, files: Sequence[Path], as_json: bool
+) -> None:
+    last = trained.history[-1]
+    if as_json:
+        print_json(
+            {
+                "model": entry.name,
+                "version": entry.version,
+                "path": str(entry.path),
+                "test_accuracy": metrics.test_accuracy,
+                "test_loss": metrics.test_loss,
+                "validation_accuracy": last.validation_accuracy,
+                "train_accuracy": last.train_accuracy,
+                "epochs": len(trained.history),
+                "seconds": trained.seconds,
+                "files": [str(path) for path in files],
+            }
+        )
+        return
+    rows = [
+        ["model", f"{entry.name}/{entry.version}"],
+        ["held-out accuracy", f"{metrics.test_accuracy:.2%} of {len(dataset.test):,} rows"],
+        ["held-out loss", f"{metrics.test_loss:.4f}"],
+        ["validation accuracy", f"{last.validation_accuracy:.2%}"],
+        ["training accuracy", f"{last.train_accuracy:.2%}"],
+        ["parameters", f"{sum(weights.numel() for weights in trained.module.parameters()):,}"],
+        ["epochs", str(len(trained.history))],
+        ["time", f"{trained.seconds:.1f} s"],
+        ["published to", str(entry.path)],
+        ["pictures in", str(files[0].parent)],
+    ]
+    print_table(["result", "value"], rows)
+
+
+def _check_architecture(name: str, known: Any) -> None:
+    from dlenv_models._check import choice
+
+    try:
+        choice(name, "architecture", known)
+    except ValueError as error:
+        raise UsageError(f"{error}") from None
+
+
+def _name(name: str | None, data: str, architecture: str) -> str:
+    from dlenv_models.manifest import model_name
+
+    try:
+        return model_name(f"{Path(data).resolve().name}-{architecture}" if name is None else name)
+    except ValueError as error:
+        raise UsageError(f"{error}; choose one by --name.") from None
+
+
+def _seed(seed: int | None) -> int:
+    if seed is not None and not 0 <= seed < 2**32:
+        raise UsageError(f"seed: {seed} is not between 0 and {2**32 - 1}")
+    return seed or 0
+
+
+def _check_output(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        reason = error.strerror
+        raise UsageError(f"The folder {folder} can't be written ({reason}); choose another by --output.") from None
+
+
+def _command_line(ctx: click.Context) -> str:
+    """The command with the options that were given, but for places on this machine."""
+    words = ["dlenv", "train", ctx.params["architecture"]]
+    for param in ctx.command.params:
+        key = str(param.name)
+        if key in _LOCAL or key == "architecture" or ctx.get_parameter_source(key) is ParameterSource.DEFAULT:
+            continue
+        value = ctx.params[key]
+        if key == "data":
+            value = Path(value).name
+        if isinstance(value, bool):
+            words.append(param.opts[0] if value else param.secondary_opts[0])
+        else:
+            words += [param.opts[0], ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    return shlex.join(words)

@@ -1,0 +1,67 @@
+"""What the commands say: results to stdout, talk to stderr; tables on a terminal, plain lines in a pipe."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from dlenv.errors import MissingExtra, UsageError
+
+_OURS = ("dlenv", "dlenv_models", "dlenv_service")
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Around a command (also as a decorator): a package that is not installed becomes ``MissingExtra``."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in _OURS:
+            raise
+        raise MissingExtra(f"This needs {package}, which is not installed: pip install 'dlenv[{extra}]'") from None
+
+
+def say(text: str) -> None:
+    """One line of talk, to stderr."""
+    click.echo(text, err=True)
+
+
+def print_json(value: Any) -> None:
+    """``value`` as the one JSON document of a command, to stdout."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
+    """A table on a terminal; in a pipe a line for each row, values between tabs, the columns' names first."""
+    if not sys.stdout.isatty():
+        for row in (columns, *rows):
+            click.echo("\t".join(_printable(value) for value in row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(Text(_printable(value)) for value in row))
+    Console().print(table)
+
+
+def parse_reference(value: str) -> tuple[str, int | None]:
+    """``NAME`` or ``NAME/VERSION``; raises ``UsageError`` where the version is no positive whole number."""
+    name, slash, version = value.partition("/")
+    if slash and not re.fullmatch(r"[1-9][0-9]{0,8}", version):
+        raise UsageError(f"{value!r} is not NAME or NAME/VERSION with a version such as 1.")
+    return name, int(version) if slash else None
+
+
+def _printable(text: str) -> str:
+    """Names from a stranger's folder may hold control sequences for the terminal."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

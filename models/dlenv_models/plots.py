@@ -1,0 +1,102 @@
+"""Pictures of a training: learning curves, confusion matrix, decision boundary (2-D data); and its figures as files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import nn
+
+from dlenv_models.data import Dataset
+from dlenv_models.evaluation import predict
+from dlenv_models.manifest import Metrics, Preprocessing
+from dlenv_models.training import Epoch
+
+
+def write_history(history: Sequence[Epoch], metrics: Metrics, folder: Path) -> list[Path]:
+    """``history.csv`` (one line for each epoch) and ``metrics.json``; returns the paths."""
+    table, numbers = folder / "history.csv", folder / "metrics.json"
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Epoch)])
+        writer.writeheader()
+        writer.writerows(asdict(epoch) for epoch in history)
+    numbers.write_text(json.dumps(asdict(metrics), indent=1) + "\n", encoding="utf-8")
+    return [table, numbers]
+
+
+def learning_curves(history: Sequence[Epoch], path: Path) -> Path:
+    """Loss and accuracy of training and validation over the epochs, as PNG at ``path``."""
+    figure = _figure(10, 4)
+    loss, accuracy = figure.subplots(1, 2)
+    epochs = [epoch.epoch for epoch in history]
+    for split in ("train", "validation"):
+        loss.plot(epochs, [getattr(epoch, f"{split}_loss") for epoch in history], label=split)
+        accuracy.plot(epochs, [getattr(epoch, f"{split}_accuracy") for epoch in history], label=split)
+    for axes, label in ((loss, "loss (nats)"), (accuracy, "accuracy")):
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return _save(figure, path)
+
+
+def confusion_matrix(metrics: Metrics, classes: Sequence[str], path: Path) -> Path:
+    """How many held-out rows of each class (line) were called what (column), as PNG at ``path``."""
+    counts = np.array(metrics.confusion)
+    size = 2.5 + 0.45 * min(len(classes), 40)
+    figure = _figure(size, size)
+    axes = figure.subplots()
+    axes.imshow(counts, cmap="Blues")
+    axes.set(xlabel="predicted", ylabel="true", title=f"held-out accuracy {metrics.test_accuracy:.2%}")
+    if len(classes) <= 40:  # more names and numbers can't be read
+        axes.set_xticks(range(len(classes)), [_plain(name) for name in classes], rotation=90)
+        axes.set_yticks(range(len(classes)), [_plain(name) for name in classes])
+        for (true, called), count in np.ndenumerate(counts):
+            if count:
+                color = "white" if count > counts.max() / 2 else "black"
+                axes.text(called, true, str(count), ha="center", va="center", color=color, fontsize=8)
+    return _save(figure, path)
+
+
+def decision_boundary(module: nn.Module, preprocessing: Preprocessing, dataset: Dataset, path: Path) -> Path:
+    """The class that the module gives to each point of the plane, and the held-out points, as PNG at ``path``."""
+    points, labels = dataset.test.inputs.numpy(), dataset.test.labels.numpy()
+    low, high = points.min(axis=0), points.max(axis=0)
+    margin = (high - low) * 0.1
+    x, y = (np.linspace(a, b, 300, dtype=np.float32) for a, b in zip(low - margin, high + margin, strict=True))
+    grid = torch.from_numpy(np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2))
+    called = predict(module, preprocessing, grid).argmax(dim=1).numpy().reshape(len(y), len(x))
+    figure = _figure(6, 6)
+    axes = figure.subplots()
+    # One level between each two neighbouring classes, so that each gets one colour of the map.
+    levels = np.arange(len(dataset.classes) + 1) - 0.5
+    axes.contourf(x, y, called, levels=levels, cmap="viridis", alpha=0.35)
+    for label, name in enumerate(dataset.classes):
+        x, y = points[labels == label].T
+        color = [label / max(1, len(dataset.classes) - 1)] * len(x)
+        axes.scatter(x, y, s=8, c=color, vmin=0, vmax=1, cmap="viridis", label=_plain(name))
+    axes.legend(loc="upper right")
+    axes.set(title="decision boundary and held-out points", aspect="equal")
+    return _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure of its own, in inches: pyplot would keep global state and may want a display."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _plain(name: str) -> str:
+    return name.replace("$", r"\$")  # matplotlib would read it as the start of a formula
