@@ -5,7 +5,7 @@ Serve finds it by ``dlenv_service.app:build`` (``serve deploy``, ``serve run``),
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import serve
@@ -14,10 +14,12 @@ from ray.serve.schema import LoggingConfig
 
 from dlenv.errors import StartError
 from dlenv_service import desired, scaling, short_way
-from dlenv_service.asgi import Service
 from dlenv_service.config import Settings, load_settings
-from dlenv_service.host import Document
 from dlenv_service.serve_fixes import fix_replica
+
+if TYPE_CHECKING:  # torch is imported in replicas only: the launcher and Serve's controller start quicker without
+    from dlenv_service.asgi import Service
+    from dlenv_service.host import Document
 
 __all__ = ["APP", "DEPLOYMENT", "Replica", "build", "gpus_per_replica"]
 
@@ -32,6 +34,8 @@ class Replica:
     """One replica: a :class:`Service`, and what Serve wants to know about it."""
 
     async def __init__(self, settings: dict[str, Any]) -> None:
+        from dlenv_service.asgi import Service
+
         fix_replica()
         self._service = Service(load_settings(settings), replica=serve.get_replica_context().replica_tag)
         self._agreement = desired.Agreement(self._service)

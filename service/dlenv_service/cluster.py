@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import logging
 import os
 import re
 import shutil
@@ -80,7 +81,7 @@ class Launcher:
 
     def run(self) -> int:
         """Start, serve and stop."""
-        with _signals():
+        with _signals(), self._quiet():
             try:
                 self._start()
                 died = self._serve()
@@ -129,10 +130,12 @@ class Launcher:
         self._ray_pids = processes.of_run(self.directory)
 
     def _start_serve(self) -> None:
-        from ray import serve
+        from ray import serve  # sets its logger's level, so that has to come after
         from ray.serve.config import HTTPOptions
         from ray.serve.schema import LoggingConfig
 
+        if self.settings.log_level != "debug":
+            logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(
             proxy_location="HeadOnly",
             http_options=HTTPOptions(host=self.settings.host, port=self.arrangement.proxy_port),
@@ -240,6 +243,19 @@ class Launcher:
                 handle = serve.get_deployment_handle(DEPLOYMENT, APP)
                 handle.broadcast("drain").results(timeout_s=timeout, return_exceptions=True)
         serve.shutdown()
+
+    @contextlib.contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Keep Ray's own talk to itself, but for ``--log-level debug``.
+
+        It prints what its processes think is an error on standard output, an orderly end included.
+        """
+        if self.settings.log_level == "debug":
+            yield
+            return
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+            yield
 
     @contextlib.contextmanager
     def _step(self, what: str) -> Iterator[None]:

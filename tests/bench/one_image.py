@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from dlenv_models.repository import Repository
 
 REQUESTS = 1000
