@@ -208,6 +208,9 @@ class Host:
                 except DlenvError as error:
                     self.problems[name] = str(error)
                     log.error("%s is not loaded: %s", name, error)
+                except Exception:  # a package that is missing, no memory left on the GPU, ...
+                    self.problems[name] = "it could not be prepared; the service's log says why"
+                    log.exception("%s is not loaded", name)
             for name in [name for name in self._models if name not in document["models"]]:
                 await self._retire(self._models.pop(name).values())
 
@@ -246,8 +249,16 @@ class Host:
         module = classify(model.module, signature.shape, prepare.scale, prepare.mean, prepare.std)
         kind = CudaEngine if self.device is not None and self.device.type == "cuda" else CpuEngine
         torch.set_num_threads(self.settings.threads)  # a setting of each thread's own
-        engine: Engine = kind(module, signature.shape, signature.dtype, self.settings.max_batch)
-        engine.warm_up()
+        try:
+            engine: Engine = kind(module, signature.shape, signature.dtype, self.settings.max_batch)
+            engine.warm_up()
+        except RuntimeError as error:  # PyTorch's own, out of memory included
+            log.debug("%s failed its warm-up", signature.model, exc_info=True)
+            reason = str(error).partition("\n")[0]
+            raise ModelInvalid(
+                f"its first batch of {self.settings.max_batch} rows failed on {self.device} ({reason}); "
+                "lower --max-batch or use another --device"
+            ) from None
         return engine
 
     async def _retire(self, models: Iterable[Served]) -> None:
