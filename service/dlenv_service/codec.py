@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,9 @@ def decode(body: bytes, header_length: str | None, signature: Signature) -> Infe
     if header_length is None:
         return _request(load_json(body), memoryview(b""), signature)
     if not (header_length.isascii() and header_length.isdigit() and len(header_length) <= 18):
-        raise RequestError(f"{BINARY_HEADER} {header_length!r} is not a whole number of bytes; send the JSON's length")
+        raise RequestError(
+            f"{BINARY_HEADER} {_short(header_length)} is not a whole number of bytes; send the JSON's length"
+        )
     length = int(header_length)
     if length > len(body):
         raise RequestError(
@@ -211,25 +214,34 @@ def rows_from_list(data: object, signature: Signature) -> Array:
     """
     if not isinstance(data, list):
         raise RequestError(f"input {signature.input!r}: data must be an array, not a {_json_type(data)}")
-    depth = 0
-    inner: object = data
-    while isinstance(inner, list):
-        depth, inner = depth + 1, inner[0] if inner else None
-        if depth > MAX_DEPTH:
+    # Level by level, and NumPy sees nothing but numbers: it would take true for 1, and among a million numbers one
+    # long string would make every element as long as itself, which is more memory than any machine has.
+    elements: list[Any] = data
+    shape = [len(data)]
+    while (kinds := set(map(type, elements))) == {list}:
+        if len(shape) == MAX_DEPTH:
             raise RequestError(
                 f"input {signature.input!r}: data is nested more than {MAX_DEPTH} deep; send it flat or as "
                 f"{signature.describe()}"
             )
-    try:
-        array = np.array(data)
-    except (ValueError, OverflowError):
-        raise RequestError(
-            f"input {signature.input!r}: data is ragged; every row must have the same number of elements, "
-            f"{signature.describe()} in all"
-        ) from None
-    if array.dtype.kind not in "iuf" and array.size:
-        raise RequestError(f"input {signature.input!r}: data must hold numbers only")
-    return array
+        lengths = set(map(len, elements))
+        if len(lengths) > 1:
+            raise _ragged(signature)
+        shape.append(lengths.pop())
+        elements = list(chain.from_iterable(elements))
+    if list in kinds:
+        raise _ragged(signature)
+    if not kinds <= {int, float}:
+        other = next(each for each in elements if type(each) not in (int, float))
+        raise RequestError(f"input {signature.input!r}: data holds {_short(other)}; send numbers only")
+    return np.array(elements).reshape(shape)
+
+
+def _ragged(signature: Signature) -> RequestError:
+    return RequestError(
+        f"input {signature.input!r}: data is ragged; every row must have the same number of elements, "
+        f"{signature.describe()} in all"
+    )
 
 
 def _raw(view: memoryview, signature: Signature) -> Array:
@@ -351,9 +363,13 @@ def _text(shape: object) -> str:
 
 
 def _short(value: object) -> str:
-    """A value of the request, short enough for an error message and on one line."""
-    text = orjson.dumps(value).decode()
-    return text if len(text) <= 60 else text[:57] + "..."
+    """A value of the request for an error message: short, on one line, control characters escaped."""
+    try:
+        text = orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:  # it reads what is 1,024 levels deep, but writes 254
+        return f"a deeply nested {_json_type(value)}"
+    text = text if len(text) <= 60 else text[:57] + "..."
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _json_type(value: object) -> str:

@@ -85,13 +85,13 @@ def content_type(scope: Scope, allowed: tuple[str, ...]) -> str | None:
     """
     encoding = header(scope, b"content-encoding")
     if encoding not in (None, "", "identity"):
-        raise UnsupportedType(f"content-encoding {encoding!r} is not understood; send the body uncompressed")
+        raise UnsupportedType(f"content-encoding {encoding[:100]!a} is not understood; send the body uncompressed")
     value = header(scope, b"content-type")
     if value is None:
         return None
     media = value.partition(";")[0].strip().lower()
     if media not in allowed:
-        raise UnsupportedType(f"content-type {media[:100]!r} is not understood here; send {' or '.join(allowed)}")
+        raise UnsupportedType(f"content-type {media[:100]!a} is not understood here; send {' or '.join(allowed)}")
     return media
 
 
