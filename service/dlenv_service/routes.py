@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dlenv.errors import MethodNotAllowed, NotFound
 from dlenv_service import inference, information, management, pages
@@ -52,22 +52,48 @@ ROUTES = (
     Route("GET", "/", pages.home),
 )
 
-# The routes as a tree of path segments: a segment's name, or "{...}" for any, leads on; None leads to the methods.
-_Tree = dict[Any, Any]
+
+class _Node:
+    """A point in the tree of path segments: where a named segment, or any segment, leads on to."""
+
+    __slots__ = ("any", "methods", "named", "parameter")
+
+    def __init__(self) -> None:
+        self.named: dict[str, _Node] = {}
+        self.any: _Node | None = None
+        self.parameter = ""  # what the segment that `any` stands for is called
+        self.methods: dict[str, Handler] = {}
 
 
-def _plant(routes: tuple[Route, ...]) -> _Tree:
-    root: _Tree = {}
+def _plant(routes: tuple[Route, ...]) -> _Node:
+    root = _Node()
     for route in routes:
         node = root
         for segment in filter(None, route.path.split("/")):
-            key = "{}" if segment.startswith("{") else segment
-            node = node.setdefault(key, {"name": segment.strip("{}")})
-        node.setdefault(None, {})[route.method] = route.handler
+            if segment.startswith("{"):
+                node.parameter = segment.strip("{}")
+                node.any = node = node.any or _Node()
+            else:
+                node = node.named.setdefault(segment, _Node())
+        node.methods[route.method] = route.handler
     return root
 
 
 _TREE = _plant(ROUTES)
+
+
+def _find(node: _Node, segments: list[str], arguments: dict[str, str]) -> _Node | None:
+    """Follow the segments; a named one goes first, unless it leads nowhere (a model may be called ``stats``)."""
+    if not segments:
+        return node if node.methods else None
+    first, rest = segments[0], segments[1:]
+    named = node.named.get(first)
+    if named is not None and (found := _find(named, rest, arguments)) is not None:
+        return found
+    if node.any is None or (found := _find(node.any, rest, arguments)) is None:
+        return None
+    arguments[node.parameter] = first
+    return found
 
 
 def resolve(method: str, path: str) -> tuple[Handler, dict[str, str]]:
@@ -77,25 +103,14 @@ def resolve(method: str, path: str) -> tuple[Handler, dict[str, str]]:
         NotFound: no such path; names the nearest one.
         MethodNotAllowed: the path has other methods.
     """
-    node = _TREE
     arguments: dict[str, str] = {}
-    for segment in path.split("/"):
-        if not segment:
-            continue
-        following = node.get(segment)
-        if following is None:
-            following = node.get("{}")
-            if following is None:
-                raise _not_found(path)
-            arguments[following["name"]] = segment
-        node = following
-    methods = node.get(None)
-    if methods is None:
+    node = _find(_TREE, [segment for segment in path.split("/") if segment], arguments)
+    if node is None:
         raise _not_found(path)
-    handler = methods.get("GET" if method == "HEAD" else method)
+    handler = node.methods.get("GET" if method == "HEAD" else method)
     if handler is None:
-        allow = ", ".join(sorted(methods))
-        raise MethodNotAllowed(f"{path[:200]} does not answer {method[:20]}; send {allow}", allow)
+        allow = ", ".join(sorted({*node.methods, *(["HEAD"] if "GET" in node.methods else [])}))
+        raise MethodNotAllowed(f"{path[:200]!a} does not answer {method[:20]!a}; send {allow}", allow)
     return handler, arguments
 
 
