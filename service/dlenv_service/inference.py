@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from dlenv.errors import DlenvError, InvalidValue, Overloaded, RequestError, TooLarge
+from dlenv.errors import DlenvError, InvalidValue, Overloaded, RequestError, TooLarge, Unavailable
 from dlenv_models import images
 from dlenv_service.batcher import Answer, Array, Item
 from dlenv_service.codec import BINARY_HEADER, Signature, check_rows, decode, encode, load_json, rows_from_list
@@ -58,12 +58,15 @@ async def predict(service: Service, scope: Scope, receive: Receive, model: str, 
         media = content_type(scope, (*IMAGES, JSON, BINARY))
         invert = _invert(scope)
         body = await _body(service, scope, receive)
+        served = service.host.find(model, version)
         if media == JSON:
             rows = _json_rows(body, served.signature)
         else:
             rows = await _image_row(service, body, served.signature)
-        served = service.host.find(model, version)
-        answer = await _ask(service, served, 255 - rows if invert else rows, None)
+            signature, served = served.signature, service.host.find(model, version)
+            if served.signature != signature:  # replaced while the image was decoded, by one of another size
+                raise Unavailable(f"model {model!r} was just replaced; send the request again")
+        answer = await _ask(service, served, _inverted(rows, served.signature) if invert else rows, None)
     except DlenvError as error:
         served.statistics.answered(error.status, time.perf_counter_ns() - began)
         raise
@@ -98,10 +101,17 @@ async def _body(service: Service, scope: Scope, receive: Receive) -> bytes:
 async def _ask(service: Service, served: Served, rows: Array, timeout_us: int | None) -> Answer:
     item: Item = service.host.submit(served, rows, timeout_us)
     try:
-        return await item.future
+        answer = await item.future
     finally:
         if item.started:
             served.statistics.waited(item.started - item.queued)
+    if not np.isfinite(answer.probabilities).all():  # JSON has no word for it
+        row = int(np.argwhere(~np.isfinite(answer.probabilities))[0, 0])
+        raise InvalidValue(
+            f"row {row} of input {served.signature.input!r} holds values so large that model {served.name!r} "
+            "overflows; send smaller ones"
+        )
+    return answer
 
 
 def _invert(scope: Scope) -> bool:
@@ -114,10 +124,16 @@ def _invert(scope: Scope) -> bool:
     return invert
 
 
+def _inverted(rows: Array, signature: Signature) -> Array:
+    if signature.datatype != "UINT8":
+        raise InvalidValue(f"query invert is for images, which model {signature.model!r} does not take; leave it out")
+    return 255 - rows
+
+
 def _json_rows(body: bytes, signature: Signature) -> Array:
     document = load_json(body)
     if list(document) != ["inputs"]:
-        raise RequestError('the body must be {"inputs": [row, ...]}; got the keys ' + ascii(list(document)[:5]))
+        raise RequestError('the body must be {"inputs": [row, ...]}; got the keys ' + ascii(list(document)[:5])[:100])
     inputs = document["inputs"]
     rows = rows_from_list(inputs, signature)
     if not len(rows):
