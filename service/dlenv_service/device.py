@@ -100,6 +100,8 @@ class Device:
             self._stopping = True
             self._wake.notify()
         self._thread.join(10)
+        for _, future in self._jobs:
+            future.cancel()
 
     def _main(self) -> None:
         while True:
@@ -170,6 +172,8 @@ class Device:
 
 
 def _do(job: Callable[[], object], future: concurrent.futures.Future[object]) -> None:
+    if not future.set_running_or_notify_cancel():  # whoever asked for it has gone
+        return
     try:
         future.set_result(job())
     except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the job
