@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from dlenv.errors import DlenvError, Unavailable
+from dlenv.errors import ModelInvalid, ModelNotFound, RequestError, Unavailable
 from dlenv_service import routes
 from dlenv_service.config import Settings
 from dlenv_service.host import Document, Host
@@ -140,10 +140,10 @@ class Service:
         try:
             handler, arguments = routes.resolve(scope["method"], scope["path"])
             return await handler(self, scope, receive, **arguments)
-        except DlenvError as error:
+        except (RequestError, ModelInvalid, ModelNotFound) as error:
             self.errors[error.status] += 1
             return problem(error)
-        except Exception:
+        except Exception:  # other errors of ours too: their texts are for who runs the service, and name its folders
             # The client learns nothing of the service's insides; the log has it all.
             log.exception("%s %s failed", scope["method"], ascii(scope["path"]))
             self.errors[500] += 1
