@@ -38,6 +38,8 @@ def bind(host: str, port: int) -> socket.socket:
             errno.EADDRNOTAVAIL: "this machine has no such address; give another --host",
         }.get(error.errno or 0, f"{error.strerror or error}; give another --host or --port")
         raise StartError(f"can't listen on {host}:{port}: {reason}") from None
+    except UnicodeError:  # from the codec of international domain names
+        raise StartError(f"can't listen on {host!a}: that is no host name; give another --host") from None
 
 
 class _Server(uvicorn.Server):
