@@ -13,10 +13,10 @@ import httpx
 import pytest
 import torch
 import uvicorn
+
 from dlenv_models import architectures, zoo
 from dlenv_models.manifest import Architecture, DataInfo, Metrics, Preprocessing, Training
 from dlenv_models.repository import Repository
-
 from dlenv_service.asgi import Service
 from dlenv_service.config import Settings
 from dlenv_service.local import bind
@@ -83,7 +83,7 @@ def run_service(settings: Settings) -> Iterator[Running]:
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
     service = Service(settings)
-    started: "threading.Event" = threading.Event()
+    started: threading.Event = threading.Event()
     box: dict[str, object] = {}
 
     class Server(uvicorn.Server):
