@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dlenv.errors import RequestError, TooLarge, UnsupportedType
+from dlenv_models.images import prepare
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims this size and holds almost nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+NOISE = np.random.RandomState(0).randint(0, 256, (28, 28)).astype(np.uint8)
+COLOURS = np.random.RandomState(0).randint(0, 256, (32, 32, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True})])
+def test_pixels_of_the_right_size_are_kept_exactly(kind: str, options: dict[str, Any]) -> None:
+    grey = prepare(encoded(Image.fromarray(NOISE), kind, **options), 1, 28, 28)
+    assert grey.dtype == np.uint8
+    np.testing.assert_array_equal(grey, NOISE[None])
+    rgb = prepare(encoded(Image.fromarray(COLOURS), kind, **options), 3, 32, 32)
+    np.testing.assert_array_equal(rgb, COLOURS.transpose(2, 0, 1))
+
+
+def test_grey_becomes_rgb_and_rgb_becomes_grey() -> None:
+    rgb = prepare(encoded(Image.fromarray(NOISE)), 3, 28, 28)
+    np.testing.assert_array_equal(rgb, np.stack([NOISE] * 3))
+    grey = prepare(encoded(Image.new("RGB", (28, 28), (255, 0, 0))), 1, 28, 28)
+    assert (grey == 76).all()  # 0.299 * 255, ITU-R 601
+
+
+def test_transparent_parts_are_black() -> None:
+    image = Image.new("RGBA", (28, 28), (255, 255, 255, 0))
+    image.putpixel((3, 4), (255, 255, 255, 255))
+    pixels = prepare(encoded(image), 1, 28, 28)
+    assert pixels[0, 4, 3] == 255
+    assert pixels.sum() == 255
+
+
+def test_photographs_are_turned_upright() -> None:
+    image = Image.fromarray(np.tile(np.arange(28, dtype=np.uint8) * 9, (28, 1)))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    turned = prepare(encoded(image, "JPEG", exif=exif, quality=100), 1, 28, 28)
+    np.testing.assert_allclose(turned[0], np.rot90(np.asarray(image), -1), atol=6)
+
+
+def test_the_aspect_is_kept_and_the_rest_is_black() -> None:
+    pixels = prepare(encoded(Image.new("L", (100, 50), 255)), 1, 28, 28)
+    assert (pixels[0, 7:21] == 255).all()
+    assert (pixels[0, :7] == 0).all()
+    assert (pixels[0, 21:] == 0).all()
+
+
+def test_sixteen_bits_become_eight() -> None:
+    values = NOISE.astype(np.uint16) * 257
+    np.testing.assert_array_equal(prepare(encoded(Image.fromarray(values)), 1, 28, 28)[0], NOISE)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_every_mode_of_png_is_taken(mode: str) -> None:
+    content = encoded(Image.new(mode, (40, 30)))
+    assert prepare(content, 1, 28, 28).shape == (1, 28, 28)
+    assert prepare(content, 3, 16, 8).shape == (3, 16, 8)
+
+
+def test_an_image_of_one_pixel() -> None:
+    assert (prepare(encoded(Image.new("L", (1, 1), 200)), 1, 28, 28) == 200).all()
+
+
+def test_the_first_frame_of_an_animation_counts() -> None:
+    frames = [Image.new("L", (28, 28), value) for value in (10, 200)]
+    content = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])
+    assert (prepare(content, 1, 28, 28) == 10).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("kept", [0.05, 0.5, 0.9])
+def test_truncated_files_are_refused(kind: str, kept: float) -> None:
+    content = encoded(Image.fromarray(COLOURS), kind)
+    with pytest.raises(RequestError, match="truncated or damaged"):
+        prepare(content[: int(len(content) * kept)], 1, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "reason"),
+    [
+        (b"", RequestError, r"empty \(0 bytes\)"),
+        (b"\x89PNG\r\n\x1a\nnonsense", RequestError, "truncated or damaged"),
+        (png_header(28, 28), RequestError, "truncated or damaged"),
+        (png_header(0, 28), RequestError, "damaged"),
+        (png_header(60_000, 60_000), TooLarge, "pixels; at most 16,000,000"),
+        (png_header(2**31 - 1, 2**31 - 1), TooLarge, "pixels; at most 16,000,000"),
+        (png_header(4001, 4000), TooLarge, r"4001 x 4000 = 16,004,000 pixels; at most 16,000,000"),
+        (encoded(Image.fromarray(NOISE), "GIF"), UnsupportedType, "looks like GIF"),
+        (encoded(Image.fromarray(NOISE), "BMP"), UnsupportedType, "looks like BMP"),
+        (encoded(Image.fromarray(NOISE), "TIFF"), UnsupportedType, "looks like TIFF"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', UnsupportedType, "looks like SVG"),
+        (b"%PDF-1.7", UnsupportedType, "looks like PDF"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", UnsupportedType, "starts with b'%!PS-Ado'"),
+        (b'{"inputs": []}', UnsupportedType, "looks like JSON"),
+        (b"hello", UnsupportedType, "starts with b'hello'"),
+        (b"   ", UnsupportedType, "starts with"),
+    ],
+)
+def test_bad_files_are_refused(content: bytes, error: type[RequestError], reason: str) -> None:
+    with pytest.raises(error, match=reason) as caught:
+        prepare(content, 1, 28, 28)
+    assert type(caught.value) is error
+
+
+def test_the_limit_is_the_callers() -> None:
+    content = encoded(Image.new("L", (11, 10)))
+    assert prepare(content, 1, 28, 28, max_pixels=110).shape == (1, 28, 28)
+    with pytest.raises(TooLarge, match="11 x 10 = 110 pixels; at most 109"):
+        prepare(content, 1, 28, 28, max_pixels=109)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import doctest
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dlenv.errors import UsageError
+from dlenv_models.architectures import ARCHITECTURES, complete, parameters
+from dlenv_models.zoo import build
+
+CASES: list[tuple[str, list[int], dict[str, Any]]] = [
+    ("linear", [2], {}),
+    ("linear", [1, 28, 28], {"init": "xavier"}),
+    ("mlp", [2], {"hidden": [100], "activation": "tanh"}),
+    ("mlp", [1, 28, 28], {"hidden": [128, 64], "dropout": 0.5, "init": "kaiming"}),
+    ("lenet", [1, 28, 28], {}),
+    ("lenet", [1, 28, 28], {"channels": [6, 16], "activation": "sigmoid", "init": "xavier", "dropout": 0.2}),
+    ("lenet", [3, 12, 17], {}),
+    ("resnet18", [3, 32, 32], {}),
+    ("resnet18", [1, 8, 8], {"dropout": 0.1, "init": "kaiming"}),
+]
+
+
+@pytest.mark.parametrize(("name", "shape", "options"), CASES)
+def test_builds_logits_and_counts_its_parameters(name: str, shape: list[int], options: dict[str, Any]) -> None:
+    arguments = {"input_shape": shape, "classes": 7, **options}
+    module = build(name, **arguments).eval()
+    logits = module(torch.zeros(3, *shape))
+    assert logits.shape == (3, 7)
+    assert logits.dtype == torch.float32
+    counted = sum(weights.numel() for weights in module.parameters())
+    assert parameters(name, complete(name, arguments)) == counted
+
+
+def test_every_architecture_is_covered() -> None:
+    assert {name for name, _, _ in CASES} == set(ARCHITECTURES)
+
+
+def test_lenet_of_the_book() -> None:
+    module = build("lenet", input_shape=[1, 28, 28], classes=10, channels=[6, 16], activation="sigmoid")
+    kinds = [type(part) for part in module.children()]
+    assert kinds.count(nn.Sigmoid) == 4
+    assert kinds.count(nn.AvgPool2d) == 2
+    assert sum(weights.numel() for weights in module.parameters()) == 61_706  # d2l 7.6 and LeCun et al.
+
+
+def test_resnet_keeps_small_images_large() -> None:
+    module = build("resnet18", input_shape=[3, 32, 32], classes=10).eval()
+    sizes = []
+    module.get_submodule("layer1").register_forward_hook(lambda *hook: sizes.append(tuple(hook[2].shape[2:])))
+    module(torch.zeros(1, 3, 32, 32))
+    assert sizes == [(32, 32)]
+
+
+def test_dropout_stands_after_each_fully_connected_layer_only() -> None:
+    module = build("lenet", input_shape=[1, 28, 28], classes=10, dropout=0.3)
+    names = [name for name, part in module.named_children() if isinstance(part, nn.Dropout)]
+    assert names == ["dense1_dropout", "dense2_dropout"]
+
+
+def test_initialisations_differ_in_spread() -> None:
+    spread = {}
+    for init in ("default", "xavier", "kaiming"):
+        torch.manual_seed(0)
+        layer = build("mlp", input_shape=[400], classes=10, hidden=[400], init=init).get_submodule("dense1")
+        assert isinstance(layer, nn.Linear)
+        spread[init] = float(layer.weight.detach().std())
+    # Uniform: 1/sqrt(3 n), sqrt(1/n) for n inputs and n outputs, sqrt(2/n).
+    assert spread == pytest.approx({"default": 0.0289, "xavier": 0.05, "kaiming": 0.0707}, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "reason"),
+    [
+        ("lenett", {}, r"'lenett' is not one of .*; did you mean 'lenet'\?"),
+        ("linear", {"dropout": 0.5}, "dropout: linear takes no such argument"),
+        ("mlp", {"hiden": [3]}, r"hiden: .*did you mean 'hidden'"),
+        ("mlp", {"hidden": [0]}, r"hidden\[0\]: 0 is not between 1 and 8192"),
+        ("mlp", {"hidden": []}, "hidden: a list of 0 items"),
+        ("mlp", {"dropout": 1.0}, "dropout: 1.0"),
+        ("mlp", {"dropout": float("nan")}, "dropout: nan"),
+        ("mlp", {"activation": "ReLU"}, "activation: 'ReLU' is not one of relu, sigmoid, tanh"),
+        ("mlp", {"classes": 1}, "classes: 1 is not between 2"),
+        ("mlp", {"input_shape": [2, 8, 8]}, "2 channels"),
+        ("lenet", {"input_shape": [2]}, "lenet takes images"),
+        ("lenet", {"input_shape": [1, 8, 8]}, "at least 12 x 12 pixels"),
+        ("lenet", {"channels": [6]}, "channels: a list of 1 items, where 2 belong"),
+    ],
+)
+def test_bad_arguments_are_named(name: str, arguments: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        build(name, **{"input_shape": [1, 28, 28], "classes": 10, **arguments})
+
+
+def test_the_example_in_the_docstring_runs() -> None:
+    import dlenv_models.zoo
+
+    (example,) = doctest.DocTestFinder().find(dlenv_models.zoo, "zoo", globs={"build": build})[:1]
+    assert example.examples
+    for case in example.examples:
+        assert isinstance(eval(case.source, {"build": build}), nn.Module)
