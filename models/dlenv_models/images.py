@@ -51,7 +51,7 @@ def prepare(
     picture = _flatten(_decode(image_bytes, max_pixels), "L" if channels == 1 else "RGB")
     if picture.size != (width, height):
         picture = ImageOps.pad(picture, (width, height), Image.Resampling.LANCZOS, color=0)
-    pixels = np.asarray(picture, dtype=np.uint8)
+    pixels = np.array(picture, dtype=np.uint8)  # a copy: PyTorch wants no read-only memory
     return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
 
 

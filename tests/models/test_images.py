@@ -37,6 +37,7 @@ COLOURS = np.random.RandomState(0).randint(0, 256, (32, 32, 3)).astype(np.uint8)
 def test_pixels_of_the_right_size_are_kept_exactly(kind: str, options: dict[str, Any]) -> None:
     grey = prepare(encoded(Image.fromarray(NOISE), kind, **options), 1, 28, 28)
     assert grey.dtype == np.uint8
+    assert grey.flags.writeable
     np.testing.assert_array_equal(grey, NOISE[None])
     rgb = prepare(encoded(Image.fromarray(COLOURS), kind, **options), 3, 32, 32)
     np.testing.assert_array_equal(rgb, COLOURS.transpose(2, 0, 1))
