@@ -2,50 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-import httpx
 import pytest
-import torch
-import uvicorn
+from serving import Running, publish, run_service
 
-from dlenv_models import architectures, zoo
-from dlenv_models.manifest import Architecture, DataInfo, Metrics, Preprocessing, Training
-from dlenv_models.repository import Repository
-from dlenv_service.asgi import Service
 from dlenv_service.config import Settings
-from dlenv_service.local import bind
 
-torch.set_num_threads(1)
-
-DIGITS = [str(digit) for digit in range(10)]
-
-
-def publish(root: Path, name: str, architecture: str = "linear", *, seed: int = 0, **arguments: object) -> None:
-    """Publish an untrained model; `arguments` are the architecture's, (1, 28, 28) and ten classes by default."""
-    given = {"input_shape": [1, 28, 28], "classes": 10, **arguments}
-    described = Architecture(architecture, architectures.complete(architecture, given))
-    torch.manual_seed(seed)
-    module = zoo.build(architecture, **given)
-    classes = DIGITS[: int(given["classes"])]  # type: ignore[call-overload]
-    shape: list[int] = given["input_shape"]  # type: ignore[assignment]
-    channels, scale = shape[0], 1 / 255 if len(shape) == 3 else 1.0
-    Repository(root, create=True).publish(
-        name,
-        module,
-        architecture=described,
-        classes=classes,
-        preprocessing=Preprocessing(scale, (0.1,) * channels, (0.5,) * channels),
-        data=DataInfo("none", "made by a test", "Apache-2.0", 1, 0, len(classes)),
-        # Every row called class 0: the manifest's parts must agree with each other.
-        metrics=Metrics(1 / len(classes), 1.0, tuple((1, *[0] * (len(classes) - 1)) for _ in classes)),
-        training=Training("made by a test", seed, "2026-01-01T00:00:00Z", torch.__version__, {}),
-    )
+__all__ = ["Running", "publish", "run_service"]
 
 
 @pytest.fixture(scope="session")
@@ -57,71 +23,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     publish(root, "lenet", "lenet", seed=1)
     publish(root, "lenet", "lenet", seed=2)
     return root
-
-
-@dataclass
-class Running:
-    """A service that runs, and how to reach it."""
-
-    service: Service
-    url: str
-    client: httpx.Client
-    loop: asyncio.AbstractEventLoop
-
-    @property
-    def address(self) -> str:
-        return self.url.removeprefix("http://")
-
-    def run(self, coroutine: object) -> object:
-        """Run a coroutine on the service's loop."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)  # type: ignore[arg-type]
-
-
-@contextmanager
-def run_service(settings: Settings) -> Iterator[Running]:
-    """The service under uvicorn, in a thread of this process."""
-    listener = bind("127.0.0.1", 0)
-    port = listener.getsockname()[1]
-    service = Service(settings)
-    started: threading.Event = threading.Event()
-    box: dict[str, object] = {}
-
-    class Server(uvicorn.Server):
-        @contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-    async def main() -> None:
-        box["loop"] = asyncio.get_running_loop()
-        await service.startup()
-        server = Server(uvicorn.Config(service, lifespan="off", access_log=False, log_config=None))
-        box["server"] = server
-        started.set()
-        await server.serve(sockets=[listener])
-        await service.close()
-
-    def body() -> None:
-        try:
-            asyncio.run(main())
-        except BaseException as error:  # noqa: BLE001 - shown to the test
-            box["error"] = error
-            started.set()
-
-    thread = threading.Thread(target=body)
-    thread.start()
-    started.wait(60)
-    if "error" in box:
-        thread.join()
-        listener.close()
-        raise box["error"]  # type: ignore[misc]
-    url = f"http://127.0.0.1:{port}"
-    try:
-        with httpx.Client(base_url=url, timeout=30) as client:
-            yield Running(service, url, client, box["loop"])  # type: ignore[arg-type]
-    finally:
-        box["server"].should_exit = True  # type: ignore[attr-defined]
-        thread.join(30)
-        listener.close()
 
 
 @pytest.fixture(scope="session")
