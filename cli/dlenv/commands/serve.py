@@ -55,7 +55,7 @@ def _serve(config: Path | None, print_config: bool, names: tuple[str, ...], **fl
         if settings.runtime == "local":
             from dlenv_service.local import run
         else:
-            from dlenv_service.cluster import run_on_ray as run  # type: ignore[no-redef]
+            from dlenv_service.cluster import run_on_ray as run
     except ModuleNotFoundError as missing:
         raise MissingExtra(f"dlenv serve needs the package {missing.name}; run: pip install 'dlenv[serve]'") from None
     return run(settings, _say)
