@@ -46,7 +46,6 @@ def check_root(root: Path) -> None:
     """Raise ``RepositoryError`` unless ``root`` is a folder that is empty or holds ``<name>/<version>/``."""
     try:
         folders = [path for path in root.iterdir() if not path.name.startswith(".")]
-        models = any(_VERSION.fullmatch(item.name) for path in folders if path.is_dir() for item in path.iterdir())
     except FileNotFoundError:
         raise RepositoryError(
             f"There is no model repository at {root}; `dlenv train ... --repository {root}` makes one."
@@ -57,7 +56,7 @@ def check_root(root: Path) -> None:
         ) from None
     except OSError as error:
         raise RepositoryError(f"The model repository {root} can't be read: {error.strerror}.") from None
-    if folders and not models:
+    if folders and not any(_looks_like_a_model(path) for path in folders):
         raise RepositoryError(
             f"{root} is not a model repository: it holds other things, but no <name>/<version>/{MANIFEST}; "
             "name the folder above the models' own, or an empty one."
@@ -106,6 +105,15 @@ def read_weights(entry: Entry, expected: FileInfo) -> bytes:
     if (digest := hashlib.sha256(data).hexdigest()) != expected.sha256:
         raise ValueError(f"{WEIGHTS} has the SHA-256 {digest}, not the manifest's {expected.sha256}: it was changed")
     return data
+
+
+def _looks_like_a_model(path: Path) -> bool:
+    try:
+        return any(_VERSION.fullmatch(item.name) for item in path.iterdir())
+    except NotADirectoryError:
+        return False
+    except OSError:  # one unreadable model must not take the others away; listing says what is wrong with it
+        return True
 
 
 def _entry(name: str, path: Path, shipped: bool) -> Entry:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib import font_manager, rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import nn
@@ -18,6 +20,10 @@ from dlenv_models.data import Dataset
 from dlenv_models.evaluation import predict
 from dlenv_models.manifest import Metrics, Preprocessing
 from dlenv_models.training import Epoch
+
+# The classes of one's own images may be named in Chinese, which matplotlib's own font lacks: what the system has helps.
+_CHINESE = {"Noto Sans CJK SC", "Microsoft YaHei", "PingFang SC", "SimHei", "WenQuanYi Zen Hei"}
+_fonts = rc_context({"font.family": ["DejaVu Sans", *sorted(_CHINESE.intersection(font_manager.get_font_names()))]})
 
 
 def write_history(history: Sequence[Epoch], metrics: Metrics, folder: Path) -> list[Path]:
@@ -31,6 +37,7 @@ def write_history(history: Sequence[Epoch], metrics: Metrics, folder: Path) -> l
     return [table, numbers]
 
 
+@_fonts
 def learning_curves(history: Sequence[Epoch], path: Path) -> Path:
     """Loss and accuracy of training and validation over the epochs, as PNG at ``path``."""
     figure = _figure(10, 4)
@@ -46,6 +53,7 @@ def learning_curves(history: Sequence[Epoch], path: Path) -> Path:
     return _save(figure, path)
 
 
+@_fonts
 def confusion_matrix(metrics: Metrics, classes: Sequence[str], path: Path) -> Path:
     """How many held-out rows of each class (line) were called what (column), as PNG at ``path``."""
     counts = np.array(metrics.confusion)
@@ -64,6 +72,7 @@ def confusion_matrix(metrics: Metrics, classes: Sequence[str], path: Path) -> Pa
     return _save(figure, path)
 
 
+@_fonts
 def decision_boundary(module: nn.Module, preprocessing: Preprocessing, dataset: Dataset, path: Path) -> Path:
     """The class that the module gives to each point of the plane, and the held-out points, as PNG at ``path``."""
     points, labels = dataset.test.inputs.numpy(), dataset.test.labels.numpy()
@@ -94,7 +103,9 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=120)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box in the picture is enough
+        figure.savefig(path, dpi=120)
     return path
 
 

@@ -102,6 +102,8 @@ def test_a_folder_of_class_folders(tmp_path: Path, mode: str, channels: int) -> 
 def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds 0 class folders"):
         load(str(tmp_path))
+    with pytest.raises(DataError, match="not printable; rename it"):
+        load(str(write_images(tmp_path / "odd", {"cat\n": 5, "dog": 5})))
     root = write_images(tmp_path / "pets", {"cat": 5, "dog": 4})
     with pytest.raises(DataError, match=r"dog holds 4 images .* at least 5"):
         load(str(root))

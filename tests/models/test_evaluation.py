@@ -47,7 +47,7 @@ def test_pictures_and_figures_are_written(tmp_path: Path) -> None:
     dataset = load("spiral")
     trained = train("mlp", dataset, Options(epochs=3))
     metrics = measure(trained.module, dataset.preprocessing, dataset.test, 3)
-    classes = ["$x", *dataset.classes[1:]]
+    classes = ["$x", "数字", dataset.classes[2]]
     paths = [
         plots.learning_curves(trained.history, tmp_path / "curves.png"),
         plots.confusion_matrix(metrics, classes, tmp_path / "confusion.png"),

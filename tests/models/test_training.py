@@ -34,8 +34,8 @@ def accuracy(trained: Trained, dataset: Dataset) -> float:
 
 def test_the_experiment_of_the_course(spiral: Dataset) -> None:
     """A linear model fails on the spiral; one hidden layer of 100 ReLUs solves it. No tuning: the defaults."""
-    linear = train("linear", spiral, recipe(spiral))
-    mlp = train("mlp", spiral, recipe(spiral))
+    linear = train("linear", spiral, recipe("linear", spiral))
+    mlp = train("mlp", spiral, recipe("mlp", spiral))
     assert mlp.architecture.arguments["hidden"] == [100]
     assert mlp.architecture.arguments["activation"] == "relu"
     assert accuracy(linear, spiral) <= 0.60
@@ -46,7 +46,7 @@ def test_the_experiment_of_the_course(spiral: Dataset) -> None:
 @pytest.mark.parametrize(("name", "least"), [("mlp", 0.97), ("lenet", 0.985)])
 def test_the_recipe_for_handwritten_digits(name: str, least: float) -> None:
     dataset = load("mnist5k")
-    assert accuracy(train(name, dataset, recipe(dataset)), dataset) >= least
+    assert accuracy(train(name, dataset, recipe(name, dataset)), dataset) >= least
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
 @click.option(
     "--augment/--no-augment",
     default=None,
-    help="Turn, scale, shift and shear each training image at random. [default: on for images]",
+    help="Turn, scale, shift and shear each training image at random. [default: on for images, but not with linear]",
 )
 @click.option("--seed", type=int, help="Of weights, order, augmentation, dropout and validation split. [default: 0]")
 @click.option("--device", metavar="cpu|cuda|cuda:N|mps", help="Where to train. [default: cpu]")
@@ -119,7 +119,7 @@ def command(ctx: click.Context, /, architecture: str, data: str, name: str | Non
     places = {key: given[key] for key in ("data_dir", "mirror", "image_size")}
     dataset = load(data, seed=_seed(given["seed"]), log=say, **places)
     chosen = {key: given[key] for key in _OPTIONS if given[key] is not None}
-    options = replace(training.recipe(dataset), **chosen)
+    options = replace(training.recipe(architecture, dataset), **chosen)
     arguments = {key: given[key] for key in _ARGUMENTS if given[key] is not None}
 
     say(f"Training {architecture} on {dataset.name}: {len(dataset.train):,} rows, {options.epochs} epochs.")

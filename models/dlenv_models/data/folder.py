@@ -24,20 +24,26 @@ def folder(root: Path, seed: int, size: int = 32) -> Dataset:
     Raises ``DataError`` naming the folder or file that can't be used.
     """
     files = {path.name: images_in(path) for path in sorted(_folders(root))}
+    name = root.resolve().name or "images"
+    for word in (name, *files):
+        if not word.isprintable() or len(word) > 100:
+            raise DataError(
+                f"The folder name {word!r} is long or not printable; rename it: it becomes part of the model."
+            )
     if not 2 <= len(files) <= MAX_CLASSES:
         raise DataError(f"{root} holds {len(files)} class folders; it takes 2 to {MAX_CLASSES}, one for each class.")
-    for name, paths in files.items():
+    for label, paths in files.items():
         if len(paths) < MIN_PER_CLASS:
             kinds = ", ".join(EXTENSIONS)
             raise DataError(
-                f"{root / name} holds {len(paths)} images ({kinds}); each class takes at least {MIN_PER_CLASS}."
+                f"{root / label} holds {len(paths)} images ({kinds}); each class takes at least {MIN_PER_CLASS}."
             )
     whole = _read(list(files.values()), (3, size, size))
     if bool((whole.inputs == whole.inputs[:, :1]).all()):
         whole = Split(whole.inputs[:, :1].contiguous(), whole.labels)
     train, test = hold_out(whole, 0.2)
     return with_validation(
-        name=root.resolve().name or "images",
+        name=name,
         classes=tuple(files),
         train=train,
         test=test,

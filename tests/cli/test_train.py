@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dlenv_models.repository import Repository
+
+Run = Callable[..., Any]
+QUICK = ("--epochs", 2)
+
+
+def test_train_publishes_draws_and_reports(run: Run, tmp_path: Path) -> None:
+    result = run("train", "mlp", "--data", "spiral", *QUICK, "--hidden", "8,4", "--repository", tmp_path / "r")
+    assert result.code == 0
+    manifest = Repository(tmp_path / "r", shipped=None).load("spiral-mlp").manifest
+    # No folder of this machine, only what makes the model.
+    assert manifest.training.command == "dlenv train mlp --data spiral --hidden 8,4 --epochs 2"
+    assert manifest.training.options["epochs_run"] == 2
+    assert manifest.architecture.arguments["hidden"] == [8, 4]
+    accuracy = f"{manifest.metrics.test_accuracy:.2%}"
+    assert f"held-out accuracy\t{accuracy} of 999 rows" in result.stdout
+    version = manifest.version
+    pictures = {path.name for path in Path(f"runs/spiral-mlp-v{version}").iterdir()}
+    assert pictures == {
+        *("learning-curves.png", "confusion-matrix.png", "decision-boundary.png"),
+        *("history.csv", "metrics.json"),
+    }
+    assert "Training mlp on spiral: 1,800 rows" in result.stderr
+    assert "epoch 2/2: loss" in result.stderr
+    assert "examples/s" in result.stderr
+
+
+def test_json_is_all_that_stdout_holds(run: Run, tmp_path: Path) -> None:
+    places = ("--repository", tmp_path / "r", "--output", tmp_path / "o")
+    result = run("train", "linear", "--data", "digits", *QUICK, "--name", "mine", "--json", *places)
+    report = json.loads(result.stdout)
+    assert report["model"] == "mine"
+    assert report["version"] == 1
+    assert 0.5 < report["test_accuracy"] < 1
+    for path in report["files"]:
+        assert Path(path).is_file()
+        assert Path(path).parent == tmp_path / "o"
+    again = run("train", "linear", "--data", "digits", *QUICK, "--name", "mine", "--json", *places)
+    assert json.loads(again.stdout)["version"] == 2
+    assert json.loads(again.stdout)["test_loss"] == report["test_loss"]
+
+
+def test_every_option_reaches_the_training(run: Run, tmp_path: Path) -> None:
+    options = (
+        *("--activation", "tanh", "--dropout", 0.1, "--init", "kaiming", "--epochs", 1, "--batch-size", 100),
+        *("--optimizer", "sgd", "--lr", 0.02, "--momentum", 0.8, "--weight-decay", 0.001, "--schedule", "constant"),
+        *("--clip", 2, "--patience", 3, "--no-augment", "--seed", 7, "--device", "cpu"),
+    )
+    assert run("train", "mlp", "--data", "digits", *options, "--repository", tmp_path / "r").code == 0
+    manifest = Repository(tmp_path / "r", shipped=None).entry("digits-mlp").manifest
+    assert manifest is not None
+    arguments, training = manifest.architecture.arguments, manifest.training
+    assert {key: arguments[key] for key in ("activation", "dropout", "init")} == {
+        "activation": "tanh",
+        "dropout": 0.1,
+        "init": "kaiming",
+    }
+    seconds = training.options["seconds"]
+    assert training.options == {
+        "epochs": 1,
+        "batch_size": 100,
+        "optimizer": "sgd",
+        "lr": 0.02,
+        "momentum": 0.8,
+        "weight_decay": 0.001,
+        "schedule": "constant",
+        "clip": 2,
+        "patience": 3,
+        "augment": False,
+        "device": "cpu",
+        "epochs_run": 1,
+        "seconds": seconds,
+    }
+    assert training.seed == 7
+    assert training.command == " ".join(["dlenv", "train", "mlp", "--data", "digits", *map(str, options)]).replace(
+        "--clip 2", "--clip 2.0"
+    )
+
+
+def test_a_folder_of_images(run: Run, tmp_path: Path) -> None:
+    for label, value in (("dark", 30), ("light", 220)):
+        (tmp_path / "shades" / label).mkdir(parents=True)
+        for number in range(20):
+            noise = np.random.RandomState(number).randint(-20, 20, (16, 16))
+            Image.fromarray((value + noise).astype(np.uint8)).save(tmp_path / "shades" / label / f"{number}.png")
+    folder = tmp_path / "shades"
+    options = ("--image-size", 12, "--epochs", 20, "--repository", tmp_path / "r")
+    assert run("train", "linear", "--data", folder, *options).code == 0
+    manifest = Repository(tmp_path / "r", shipped=None).entry("shades-linear").manifest
+    assert manifest is not None
+    assert manifest.classes == ("dark", "light")
+    assert manifest.row_shape == (1, 12, 12)
+    assert manifest.metrics.test_accuracy == 1.0
+    assert manifest.training.command == "dlenv train linear --data shades --epochs 20 --image-size 12"
+    verified = run("models", "verify", "--repository", tmp_path / "r", "shades-linear")
+    assert verified.code == 0
+    assert "skipped" in verified.stdout
+    evaluated = run("evaluate", "shades-linear", "--data", folder, "--repository", tmp_path / "r", "--json")
+    assert json.loads(evaluated.stdout)["rows"] == 40
+    predicted = run("predict", "shades-linear", folder / "light", "--repository", tmp_path / "r", "--json")
+    assert {item["label"] for item in json.loads(predicted.stdout)["predictions"]} == {"light"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "reason"),
+    [
+        (
+            ("lenett", "--data", "spiral"),
+            2,
+            "'lenett' is not one of linear, mlp, lenet, resnet18; did you mean 'lenet'?",
+        ),
+        (("mlp", "--data", "spirl"), 2, "no dataset 'spirl'"),
+        (("mlp",), 2, "Missing option '--data'"),
+        (("mlp", "--data", "spiral", "--optimizer", "adm"), 2, "'adm' is not one of 'sgd', 'adam', 'adamw'"),
+        (("mlp", "--data", "spiral", "--epochs", "many"), 2, "'many' is not a valid integer"),
+        (("mlp", "--data", "spiral", "--epochs", "0"), 2, "epochs: 0 is not between"),
+        (("mlp", "--data", "spiral", "--hidden", "12,x"), 2, "'12,x' is not whole numbers"),
+        (("mlp", "--data", "spiral", "--hidden", "1000000000"), 2, "hidden[0]: 1000000000 is not between 1 and 8192"),
+        (("linear", "--data", "spiral", "--dropout", "0.1"), 2, "dropout: linear takes no such argument"),
+        (("lenet", "--data", "spiral"), 2, "lenet takes images"),
+        (("lenet", "--data", "digits"), 2, "at least 12 x 12 pixels"),
+        (("mlp", "--data", "spiral", "--augment"), 2, "spiral holds no images"),
+        (("mlp", "--data", "spiral", "--name", "../evil"), 2, "'../evil' is not a model name"),
+        (("mlp", "--data", "spiral", "--seed", "-1"), 2, "seed: -1"),
+        (("mlp", "--data", "spiral", "--device", "tpu"), 2, "device: 'tpu'"),
+        (("mlp", "--data", "spiral", "--repository", "/dev/null"), 1, "is a file, not a model repository"),
+        (("mlp", "--data", "spiral", "--repository", "/proc/nothing"), 1, "can't be written"),
+        (("mlp", "--data", "spiral", "--output", "/proc/nothing"), 2, "can't be written"),
+        (("mlp", "--data", "mnist", "--data-dir", "/proc/nothing"), 1, "can't be written"),
+        (("mlp", "--data", "mnist", "--mirror", "http://127.0.0.1:9"), 1, "No mirror gave train-images-idx3-ubyte.gz"),
+        (("mlp", "--data", "/proc/self/fdinfo"), 1, "holds 0 class folders"),
+    ],
+)
+def test_misuse_is_one_line_and_nothing_is_trained(run: Run, words: tuple[str, ...], code: int, reason: str) -> None:
+    result = run("train", *words)
+    assert result.code == code
+    assert reason in result.stderr
+    assert "Traceback" not in result.stderr
+    assert sum(line.startswith("Error: ") for line in result.stderr.splitlines()) == 1
+    assert "epoch" not in result.stderr.replace("epochs", "")
+    assert result.stdout == ""
+    assert [entry for entry in Repository().entries() if not entry.shipped] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_interrupting_publishes_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "r"
+    words = ["train", "mlp", "--data", "spiral", "--epochs", "100000", "--repository", str(root)]
+    process = subprocess.Popen([sys.executable, "-m", "dlenv", *words], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert process.stderr is not None
+    while not process.stderr.readline().startswith("epoch 1/"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr.endswith("Interrupted.\n")
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals")
+def test_a_terminal_shows_a_bar_and_a_table(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    words = ["train", "linear", "--data", "spiral", "--epochs", "20", "--repository", str(tmp_path / "r")]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160"}
+    command = [sys.executable, "-m", "dlenv", *words]
+    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, cwd=tmp_path, env=environment)
+    os.close(theirs)
+    output, end = b"", time.monotonic() + 100
+    while time.monotonic() < end:
+        try:
+            output += os.read(ours, 65_536)
+        except OSError:  # the other side is closed
+            break
+    os.close(ours)
+    assert process.wait(60) == 0
+    text = output.decode()
+    for part in ("epoch 20/20", "examples/s", "accuracy 5", "validation 5", "held-out accuracy", "┃", "0:00:00"):
+        assert part in text
