@@ -8,6 +8,7 @@ import errno
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 
 import uvicorn
@@ -20,6 +21,8 @@ __all__ = ["bind", "run"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 BACKLOG = 2048
+# How long a connection that was accepted has to say what it came for, once no new ones are.
+LAST_WORDS_S = 0.5
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -48,6 +51,19 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more connections, answer what the open ones still send, and then close them.
+
+        uvicorn closes a connection at once that was accepted but has not sent its request yet, and the request with
+        it. Each answer carries ``Connection: close`` by now, so the connections in use go by themselves.
+        """
+        for server in self.servers:
+            server.close()
+        until = time.monotonic() + LAST_WORDS_S
+        while self.server_state.connections and time.monotonic() < until:
+            await asyncio.sleep(0.005)
+        await super().shutdown(sockets)
 
 
 def run(settings: Settings, say: Callable[[str], None]) -> int:
@@ -101,7 +117,8 @@ async def _serve(
         await service.startup()
         names = ", ".join(sorted({served.name for served in service.host.loaded()}))
         serving = loop.create_task(server.serve(sockets=[listener]))
-        say(f"Serving {names} on http://{settings.host}:{settings.port} ({service.host.device}); Ctrl-C stops")
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        say(f"Serving {names} on http://{host}:{settings.port} ({service.host.device}); Ctrl-C stops")
         await asyncio.wait({serving, loop.create_task(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
         say("Draining ...")
         await service.drain()
