@@ -13,7 +13,7 @@ The models for handwritten digits that ship with dlenv; each takes about a minut
 LeNet as in the book (d2l 7.6), with sigmoids, Xavier weights and plain stochastic gradient descent:
 
     dlenv train lenet --data fashion-mnist --activation sigmoid --init xavier --optimizer sgd --lr 0.9 \
-        --momentum 0 --channels 6,16 --batch-size 256 --epochs 10 --no-augment
+        --momentum 0 --schedule constant --channels 6,16 --batch-size 256 --epochs 10 --no-augment
 
 From Python: ``dataset = load("spiral")``, then ``train("mlp", dataset, recipe("mlp", dataset))``.
 """
@@ -163,7 +163,9 @@ def train(
     except ValueError as error:
         raise UsageError(str(error)) from None
     # The caller's random state stays as it is, and can't change the result.
-    with torch.random.fork_rng(), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+    device = torch.device(options.device)
+    forked = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(forked), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
         torch.manual_seed(options.seed)  # for the initial weights and for dropout
         module = zoo.build(name, **architecture.arguments).to(options.device)
         begin = time.perf_counter()

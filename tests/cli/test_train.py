@@ -163,12 +163,19 @@ def test_misuse_is_one_line_and_nothing_is_trained(run: Run, words: tuple[str, .
 def test_interrupting_publishes_nothing(tmp_path: Path) -> None:
     root = tmp_path / "r"
     words = ["train", "mlp", "--data", "spiral", "--epochs", "100000", "--repository", str(root)]
-    process = subprocess.Popen([sys.executable, "-m", "dlenv", *words], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    assert process.stderr is not None
-    while not process.stderr.readline().startswith("epoch 1/"):
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    # A test run in the background of a shell ignores SIGINT, and its children would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    command = [sys.executable, "-m", "dlenv", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        signal.signal(signal.SIGINT, before)
+        assert process.stderr is not None
+        try:
+            while not process.stderr.readline().startswith("epoch 1/"):
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert stderr.endswith("Interrupted.\n")
     assert list(root.iterdir()) == []
