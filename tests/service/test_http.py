@@ -273,13 +273,7 @@ def test_bad_input_gets_its_status_and_one_sentence(running: Running, case: str)
     if status == 405:
         assert response.headers["allow"] in ("POST", "GET, HEAD")
     assert answers(running)
-
-
-def test_nothing_was_logged_as_a_failure_of_the_service(running: Running) -> None:
-    for (method, path, given), _, _ in BAD.values():
-        running.client.request(method, path, **given)
-    assert running.service.errors[500] == 0
-    assert running.service.in_flight == 0
+    assert running.service.errors[500] == 0  # nothing that the log would have to explain
 
 
 def test_head_answers_like_get_without_the_body(running: Running) -> None:

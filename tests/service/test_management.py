@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import shutil
@@ -17,6 +18,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from serving import Running, publish, run_service
 
 from dlenv.errors import DlenvError, ModelInvalid, ModelNotFound, RepositoryError, StartError
@@ -241,7 +243,11 @@ def test_a_manifest_that_was_cut_off_falls_back_to_the_version_before(root: Path
 def test_a_model_whose_package_is_missing_is_refused_and_the_others_serve(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(root, "x", "resnet18", input_shape=[1, 8, 8], classes=3)
+    publish(root, "x", "linear", input_shape=[1, 8, 8], classes=3)
+    path = root / "x" / "1" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    arguments = {"input_shape": [1, 8, 8], "classes": 3, "dropout": 0.0, "init": "default"}
+    path.write_text(json.dumps({**manifest, "architecture": {"name": "resnet18", "arguments": arguments}}))
     with serving(root, "points") as running:
         for module in ("torchvision", "torchvision.models"):
             monkeypatch.setitem(sys.modules, module, None)  # as where it is not installed
@@ -458,3 +464,29 @@ def test_a_new_version_may_take_another_shape(root: Path) -> None:
         response = infer(running)
         assert response.status_code == 422
         assert "[-1,4]" in response.json()["error"]
+
+
+def test_an_image_decoded_for_a_model_that_was_replaced_meanwhile_spoils_no_batch(tmp_path: Path) -> None:
+    publish(tmp_path, "points", "linear", input_shape=[1, 28, 28], classes=3)
+    publish(tmp_path, "points", "linear", input_shape=[1, 14, 14], classes=3)
+    file = io.BytesIO()
+    Image.new("L", (28, 28), 99).save(file, "PNG")
+    with serving(tmp_path, "points/1") as running:
+        release = threading.Event()
+        for _ in range(2):  # both decoders
+            running.service.decoders.submit(release.wait, 20)
+        answers: list[httpx.Response] = []
+        asking = threading.Thread(
+            target=lambda: answers.append(httpx.post(running.url + "/predict/points", content=file.getvalue()))
+        )
+        asking.start()
+        while not running.service.decoding:
+            threading.Event().wait(0.005)
+        assert load(running, "points").status_code == 200
+        release.set()
+        asking.join(10)
+        assert answers[0].status_code == 503
+        assert "was just replaced; send the request again" in answers[0].json()["error"]
+        again = httpx.post(running.url + "/predict/points", content=file.getvalue())
+        assert (again.status_code, again.json()["version"]) == (200, 2)
+        assert running.service.errors[500] == 0
