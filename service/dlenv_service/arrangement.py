@@ -27,7 +27,9 @@ from typing import Literal
 from dlenv_service import haproxy_guard, short_way
 from dlenv_service.config import Settings
 
-__all__ = ["RAY_FILES", "Arrangement", "arrange", "cluster_environment", "find_haproxy", "free_port"]
+__all__ = ["HOOK_VARIABLE", "RAY_FILES", "Arrangement", "arrange", "cluster_environment", "find_haproxy", "free_port"]
+
+HOOK_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 
 # Ray opens its directory to everybody (mode 777), so it gets one inside of ours.
 RAY_FILES = "ray"
@@ -84,7 +86,7 @@ def cluster_environment() -> dict[str, str]:
 # User code on the replica's own loop, buffered logs, direct ingress (ray/serve/_private/constants.py, at its end).
 _THROUGHPUT = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": short_way.HOOK,
+    HOOK_VARIABLE: short_way.HOOK,
 }
 
 
@@ -97,7 +99,7 @@ def _direct(port: int) -> dict[str, str]:
         # isn't there (ray/serve/_private/constants.py).
         "RAY_SERVE_PORT_QUARANTINE_S": "0",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": short_way.HOOK_ONLY_THIS_MACHINE,
+        HOOK_VARIABLE: short_way.HOOK_ONLY_THIS_MACHINE,
     }
 
 

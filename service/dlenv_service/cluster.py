@@ -30,7 +30,7 @@ from typing import Any
 
 from dlenv.errors import StartError
 from dlenv_service import processes
-from dlenv_service.arrangement import RAY_FILES, Arrangement, arrange
+from dlenv_service.arrangement import HOOK_VARIABLE, RAY_FILES, Arrangement, arrange
 from dlenv_service.config import Settings
 from dlenv_service.run_directory import run_directory
 
@@ -104,7 +104,9 @@ class Launcher:
         return 1 if died else 0
 
     def _start(self) -> None:
-        os.environ.update(self.arrangement.environment)
+        # The hook is the one variable that may be switched off: RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH= (empty).
+        hook = {HOOK_VARIABLE: os.environ[HOOK_VARIABLE]} if HOOK_VARIABLE in os.environ else {}
+        os.environ.update({**self.arrangement.environment, **hook})
         with self._step("Starting Ray"):
             self._start_ray()
         with self._step("Starting Serve"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import platform
+import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,6 +32,7 @@ Facts = dict[str, Any]
 # What a node has to have in common with the machine that deploys.
 VERSIONS = ("dlenv", "ray", "python")
 PROBE_TIMEOUT_S = 60.0
+REACH_TIMEOUT_S = 5.0
 
 
 def deploy(settings: Settings, say: Say) -> int:
@@ -44,6 +47,7 @@ def deploy(settings: Settings, say: Say) -> int:
         say("Checking the cluster's nodes ...")
         check_nodes(_probe_all(settings), facts(settings))
         say("Deploying ...")
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(http_options=HTTPOptions(host=settings.host, port=settings.port), proxy_location="EveryNode")
         application = build(given(settings))
         serve.run_many([serve.RunTarget(application, name=APP)], wait_for_applications_running=False)
@@ -55,6 +59,7 @@ def deploy(settings: Settings, say: Say) -> int:
 
 
 def _connect(address: str) -> None:
+    _reach(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except AuthenticationError:
@@ -63,7 +68,25 @@ def _connect(address: str) -> None:
         ) from None
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-        raise StartError(f"--address {address}: no Ray cluster can be reached there ({reason})") from None
+        raise StartError(
+            f"--address {address}: the Ray cluster there lets nobody in ({reason}); "
+            "RAY_AUTH_MODE and RAY_AUTH_TOKEN must be the cluster's"
+        ) from None
+
+
+def _reach(address: str) -> None:
+    """Try the address first: Ray itself would try for many minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_TIMEOUT_S).close()
+    except ValueError:
+        raise StartError(f"--address {address}: give HOST:PORT of the cluster's head, or auto") from None
+    except OSError as error:
+        raise StartError(
+            f"--address {address}: nothing answers there ({error.strerror or error}); start Ray, or give another"
+        ) from None
 
 
 def facts(settings: Settings) -> Facts:

@@ -1,0 +1,248 @@
+"""The parts of the Ray deployment that need no Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+
+from dlenv.errors import StartError
+from dlenv_service import arrangement, processes, scaling, short_way
+from dlenv_service.cluster import check_port, failure_reason
+from dlenv_service.config import Settings
+from dlenv_service.run_directory import run_directory
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of pydantic, when it is imported
+
+
+class TestPort:
+    def test_in_use(self) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            with pytest.raises(StartError, match=f"port {port} on 127.0.0.1 is in use; .* --port"):
+                check_port("127.0.0.1", port)
+        check_port("127.0.0.1", port)
+
+    def test_address_of_another_machine(self) -> None:
+        with pytest.raises(StartError, match=r"--host 192\.0\.2\.1"):
+            check_port("192.0.2.1", 8000)
+
+    def test_name_that_is_none(self) -> None:
+        with pytest.raises(StartError, match=r"--host no\.such\.host\.invalid"):
+            check_port("no.such.host.invalid", 8000)
+
+
+def test_the_replicas_sentence_is_found_in_serves_message() -> None:
+    message = """The deployment failed to start 1 times in a row.
+ray::ServeReplica:dlenv:service.initialize_and_get_metadata() (pid=1)
+  File "host.py", line 5, in start
+dlenv.errors.ModelInvalid: model 'x' can't be loaded: no weights; publish it again
+"""
+    assert failure_reason(message) == "model 'x' can't be loaded: no weights; publish it again"
+    assert failure_reason("The deployment is waiting for resources") is None
+
+
+class TestArrangement:
+    def test_one_replica_has_the_public_port(self, tmp_path: Path) -> None:
+        made = arrangement.arrange(Settings(port=8123), tmp_path)
+        assert made.kind == "direct"
+        assert made.proxy_port != 8123
+        assert made.environment["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] == "8123"
+
+    @pytest.mark.parametrize("settings", [Settings(replicas=2), Settings(max_replicas=3)])
+    def test_several_are_behind_haproxy(
+        self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(arrangement, "find_haproxy", lambda: "/usr/sbin/haproxy")
+        made = arrangement.arrange(settings, tmp_path)
+        assert (made.kind, made.proxy_port) == ("haproxy", 8000)
+        wrapper = Path(made.environment["RAY_SERVE_HAPROXY_BINARY_PATH"])
+        assert stat.S_IMODE(wrapper.stat().st_mode) == 0o700
+        assert "/usr/sbin/haproxy" in wrapper.read_text()
+
+    def test_several_are_behind_serves_proxy_without_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(arrangement, "find_haproxy", lambda: None)
+        made = arrangement.arrange(Settings(replicas=2), tmp_path)
+        assert made.kind == "proxy"
+        assert made.environment["RAY_SERVE_ENABLE_DIRECT_INGRESS"] == "0"
+
+
+class TestRunDirectory:
+    def test_is_private_and_goes(self) -> None:
+        with run_directory() as directory:
+            assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+        assert not directory.exists()
+
+    def test_a_living_run_is_left_alone(self) -> None:
+        with run_directory() as first, run_directory():
+            assert first.exists()
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+    def test_what_a_killed_run_left_is_ended(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with run_directory() as directory:
+            copy = Path(f"{directory}dead")
+            (copy / arrangement.RAY_FILES).mkdir(parents=True)
+            (copy / "lock").touch()
+            left = subprocess.Popen(
+                ["sleep", "60"], env={**os.environ, "RAY_TMPDIR": str(copy / arrangement.RAY_FILES)}
+            )
+        with run_directory():
+            assert left.wait(5) == -signal.SIGTERM
+        assert not copy.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_process_that_ignores_the_first_signal_is_killed(tmp_path: Path) -> None:
+    command = "trap '' TERM; echo ready; while :; do sleep 0.1; done"
+    with subprocess.Popen(
+        ["sh", "-c", command], env={**os.environ, "RAY_TMPDIR": str(tmp_path)}, stdout=subprocess.PIPE
+    ) as stubborn:
+        assert stubborn.stdout is not None
+        stubborn.stdout.readline()
+        assert stubborn.pid in processes.end(tmp_path, patience_s=0.3)
+        assert stubborn.wait(5) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(("waiting", "replicas"), [([0.0, 0.0], 0), ([1.0, 0.0], 1), ([256.0, 1.0], 2)])
+def test_replicas_for_the_rows_that_wait(waiting: list[float], replicas: int) -> None:
+    context = SimpleNamespace(aggregated_metrics={scaling.METRIC: dict(enumerate(waiting))})
+    assert scaling.QueuedRows(256)(context) == (replicas, {})
+
+
+class TestShortWay:
+    class Service:
+        def answers_here(self, scope: Any) -> bool:
+            return bool(scope["path"] == "/mine")
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await send({"from": "service"})
+
+    async def serve(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"from": "serve"})
+
+    def ask(self, path: str, client: str = "127.0.0.1", hook: str = "middlewares") -> list[Any]:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def receive() -> Any:
+            raise AssertionError
+
+        app: Any = self.serve
+        for middleware in getattr(short_way, hook)():
+            app = middleware.cls(app)
+        asyncio.run(app({"type": "http", "path": path, "client": (client, 1)}, receive, send))
+        return sent
+
+    def test_the_service_answers_what_it_can(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert self.ask("/mine") == [{"from": "serve"}]
+        monkeypatch.setattr(short_way, "_service", self.Service())
+        assert self.ask("/mine") == [{"from": "service"}]
+        assert self.ask("/other") == [{"from": "serve"}]
+
+    def test_serves_own_proxy_answers_this_machine_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert self.ask("/mine", "192.0.2.1", "only_this_machine")[0]["status"] == 403
+        assert self.ask("/mine", "127.0.0.1", "only_this_machine") == [{"from": "serve"}]
+        monkeypatch.setattr(short_way, "_service", self.Service())
+        assert self.ask("/mine", "192.0.2.1", "only_this_machine") == [{"from": "service"}]
+
+
+class TestGpus:
+    @pytest.mark.parametrize(
+        ("flags", "gpus", "each"),
+        [
+            ({}, 0, 0.0),
+            ({}, 1, 0.5),
+            ({"replicas": 2}, 1, 0.5),
+            ({"replicas": 4}, 4, 1.0),
+            ({"device": "cpu"}, 1, 0.0),
+            ({"gpus_per_replica": 0.25, "replicas": 4}, 1, 0.25),
+        ],
+    )
+    def test_per_replica(self, flags: dict[str, Any], gpus: float, each: float) -> None:
+        from dlenv_service.app import gpus_per_replica
+
+        assert gpus_per_replica(Settings(**flags), gpus) == each
+
+    @pytest.mark.parametrize(
+        ("flags", "gpus", "sentence"),
+        [
+            ({"device": "cuda"}, 0, "--device cuda: Ray found no GPU"),
+            ({"replicas": 3}, 1, "--replicas 3 x 0.5 GPU each: Ray has 1 GPU"),
+            ({"gpus_per_replica": 1}, 0, "--replicas 1 x 1 GPU each: Ray has 0 GPU"),
+        ],
+    )
+    def test_that_are_not_there(self, flags: dict[str, Any], gpus: float, sentence: str) -> None:
+        from dlenv_service.app import gpus_per_replica
+
+        with pytest.raises(StartError, match=sentence):
+            gpus_per_replica(Settings(**flags), gpus)
+
+
+class TestDesired:
+    def test_changes_get_an_order(self) -> None:
+        from dlenv_service.desired import DesiredDocument
+
+        desired = DesiredDocument()
+        first, second = {"generation": 1, "models": {"a": [1]}}, {"generation": 2, "models": {"a": [1], "b": [1]}}
+        rival = {"generation": 2, "models": {}}
+        assert desired.newest() is None
+        assert desired.compare(first) == first
+        assert desired.propose(second) == second
+        assert desired.propose(rival) is None
+        assert desired.compare(first) == second
+
+    def test_one_that_was_replaced_learns_from_the_replicas(self) -> None:
+        from dlenv_service.desired import DesiredDocument
+
+        known = {"generation": 7, "models": {"a": [1]}}
+        assert DesiredDocument().compare(known) == known
+
+
+class TestNodes:
+    HERE: ClassVar = {
+        "dlenv": "1",
+        "ray": "2.60.0",
+        "python": "3.11",
+        "environment": {},
+        "token": True,
+        "models": ["a/1"],
+    }
+
+    def node(self, **changes: Any) -> dict[str, Any]:
+        return {**self.HERE, "environment": arrangement.cluster_environment(), **changes}
+
+    def test_all_alike(self) -> None:
+        from dlenv_service.existing import check_nodes
+
+        check_nodes({"10.0.0.1": self.node(), "10.0.0.2": self.node()}, self.HERE)
+
+    @pytest.mark.parametrize(
+        ("changes", "named"),
+        [
+            ({"dlenv": "0"}, "dlenv is 0, here 1"),
+            ({"python": "3.10"}, "python is 3.10, here 3.11"),
+            ({"environment": {}}, "RAY_SERVE_ENABLE_HA_PROXY is not set, needs 1"),
+            ({"token": False}, "RAY_AUTH_MODE is not token"),
+            ({"models": []}, "its repository lacks a/1"),
+            ({"models": ["a/1", "b/1"]}, "its repository also has b/1"),
+        ],
+    )
+    def test_what_a_node_lacks_is_named(self, changes: dict[str, Any], named: str) -> None:
+        from dlenv_service.existing import check_nodes
+
+        with pytest.raises(StartError, match=f"10.0.0.2: .*{named}") as error:
+            check_nodes({"10.0.0.1": self.node(), "10.0.0.2": self.node(**changes)}, self.HERE)
+        assert "10.0.0.1" not in str(error.value)
