@@ -22,7 +22,7 @@ __all__ = ["bind", "run"]
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 BACKLOG = 2048
 # How long a connection that was accepted has to say what it came for, once no new ones are.
-LAST_WORDS_S = 0.5
+LAST_WORDS_S = 1.0
 
 
 def bind(host: str, port: int) -> socket.socket:

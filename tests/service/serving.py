@@ -81,12 +81,14 @@ def run_service(settings: Settings) -> Iterator[Running]:
 
     async def main() -> None:
         box["loop"] = asyncio.get_running_loop()
-        await service.startup()
-        server = Server(uvicorn.Config(service, lifespan="off", access_log=False, log_config=None))
-        box["server"] = server
-        started.set()
-        await server.serve(sockets=[listener])
-        await service.close()
+        try:
+            await service.startup()
+            server = Server(uvicorn.Config(service, lifespan="off", access_log=False, log_config=None))
+            box["server"] = server
+            started.set()
+            await server.serve(sockets=[listener])
+        finally:
+            await service.close()
 
     def body() -> None:
         try:

@@ -132,12 +132,14 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(repository: Path) ->
         while sum(len(client.statuses) for client in clients) < 200:
             time.sleep(0.01)
 
-        # One request is half here when the signal comes, one connection has not said anything yet.
+        # One request is half here when the signal comes; two connections have not said anything yet, and one of them
+        # does so only when the service accepts no more.
         content = json.dumps(BODY).encode()
         head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode()
         with (
             socket.create_connection(("127.0.0.1", it.port), timeout=20) as half,
             socket.create_connection(("127.0.0.1", it.port), timeout=20) as silent,
+            socket.create_connection(("127.0.0.1", it.port), timeout=20) as last,
         ):
             half.sendall(head + content[:10])
             time.sleep(0.2)
@@ -147,7 +149,10 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(repository: Path) ->
             time.sleep(0.2)
             assert it.popen.poll() is None
             half.sendall(content[10:])
-            answers = [connection.makefile("rb").read() for connection in (half, silent)]
+            while not is_refused(it.port):
+                time.sleep(0.005)
+            last.sendall(head + content)
+            answers = [connection.makefile("rb").read() for connection in (half, silent, last)]
         code = it.popen.wait(30)
         for client in clients:
             client.join(30)
@@ -179,6 +184,22 @@ def test_the_shipped_models_without_any_option_and_ctrl_c() -> None:
         assert [each for each in it.lines if each in ("Draining ...", "Stopped.")] == ["Draining ...", "Stopped."]
         assert "Traceback" not in "\n".join(it.lines)
         assert is_refused(it.port)
+
+
+@posix
+def test_a_second_signal_ends_it_at_once_although_a_request_is_still_coming_in(repository: Path) -> None:
+    with process("--repository", str(repository), "points") as it:
+        it.wait_for("Serving")
+        with socket.create_connection(("127.0.0.1", it.port), timeout=20) as half:
+            half.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
+            time.sleep(0.2)
+            it.popen.send_signal(signal.SIGINT)
+            it.wait_for("Draining", 10)
+            began = time.monotonic()
+            assert it.stop(signal.SIGINT) == 130
+            assert time.monotonic() - began < 3
+        assert is_refused(it.port)
+        assert "Traceback" not in "\n".join(it.lines)
 
 
 def test_serving_the_shipped_models_imports_neither_torchvision_nor_ray() -> None:
