@@ -4,7 +4,6 @@
 # make test-fast   the tests that need no Ray and no long training
 # make lint        formatting, linter, types
 # make lock        resolve the requirement files again
-# make models      train the shipped models again
 # make clean       remove what was built (not .venv)
 
 PYTHON ?= python3
@@ -14,7 +13,7 @@ UV     := $(BIN)/uv pip
 # Ray reports usage to its makers unless told not to.
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: serve test test-fast lint lock models clean
+.PHONY: serve test test-fast lint lock clean
 
 serve: $(VENV)/.serve
 	exec $(BIN)/dlenv serve
@@ -29,9 +28,6 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-
-models: $(VENV)/.dev
-	sh models/train-shipped.sh $(BIN)/dlenv
 
 clean:
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache runs

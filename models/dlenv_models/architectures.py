@@ -31,6 +31,7 @@ class Spec:
     options: Mapping[str, Any] = field(default_factory=dict)
     images_only: bool = False
     smallest: int = 1  # pixels in height and width
+    deep: bool = False  # operators large enough to be worth several CPU threads
 
 
 ARCHITECTURES: Mapping[str, Spec] = {
@@ -51,6 +52,7 @@ ARCHITECTURES: Mapping[str, Spec] = {
         {"dropout": 0.0, "init": "default"},
         images_only=True,
         smallest=8,
+        deep=True,
     ),
 }
 

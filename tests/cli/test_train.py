@@ -60,7 +60,7 @@ def test_every_option_reaches_the_training(run: Run, tmp_path: Path) -> None:
     options = (
         *("--activation", "tanh", "--dropout", 0.1, "--init", "kaiming", "--epochs", 1, "--batch-size", 100),
         *("--optimizer", "sgd", "--lr", 0.02, "--momentum", 0.8, "--weight-decay", 0.001, "--schedule", "constant"),
-        *("--clip", 2, "--patience", 3, "--no-augment", "--seed", 7, "--device", "cpu"),
+        *("--clip", 2, "--patience", 3, "--no-augment", "--seed", 7, "--device", "cpu", "--threads", 1),
     )
     assert run("train", "mlp", "--data", "digits", *options, "--repository", tmp_path / "r").code == 0
     manifest = Repository(tmp_path / "r", shipped=None).entry("digits-mlp").manifest
@@ -84,6 +84,7 @@ def test_every_option_reaches_the_training(run: Run, tmp_path: Path) -> None:
         "patience": 3,
         "augment": False,
         "device": "cpu",
+        "threads": 1,
         "epochs_run": 1,
         "seconds": seconds,
     }

@@ -41,12 +41,14 @@ def command(
     as_json: bool,
 ) -> None:
     """Measure a model's accuracy, loss and confusion matrix on rows it has not seen."""
+    from dlenv_models import threads
     from dlenv_models.evaluation import measure
     from dlenv_models.repository import Repository
 
     loaded = Repository(repository).load(*parse_reference(model))
     manifest = loaded.manifest
     split = _split(manifest, data, data_dir, mirror)
+    threads.use(manifest.architecture.name)
     metrics = measure(loaded.module, manifest.preprocessing, split, len(manifest.classes))
     if output:
         from dlenv_models.plots import confusion_matrix

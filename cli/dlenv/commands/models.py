@@ -126,6 +126,7 @@ def verify(
 
     Exit code 1 if a model fails. A model whose data can't be had is skipped, with the reason.
     """
+    from dlenv_models import threads
     from dlenv_models.repository import Repository
     from dlenv_models.verification import verify as examine
 
@@ -139,7 +140,11 @@ def verify(
         entries = [e for e in entries if (e.name, e.version) in wanted or (e.name, None) in wanted]
     if not entries:
         raise ModelNotFound("There is no model to verify; `dlenv train` makes one.")
-    verdicts = [examine(lent, entry, data_dir, mirror, say) for entry in entries]
+    verdicts = []
+    for entry in entries:
+        if entry.manifest is not None:
+            threads.use(entry.manifest.architecture.name)
+        verdicts.append(examine(lent, entry, data_dir, mirror, say))
     if as_json:
         print_json([asdict(verdict) for verdict in verdicts])
     else:

@@ -76,10 +76,12 @@ def _json_from_stdin() -> Any:
 
 
 def _ask_here(model: str, repository: Path | None, sources: Sequence[tuple[str, Any]]) -> list[dict[str, Any]]:
+    from dlenv_models import threads
     from dlenv_models.prediction import answer, image_row, rows_from_json
     from dlenv_models.repository import Repository
 
     loaded = Repository(repository).load(*parse_reference(model))
+    threads.use(loaded.manifest.architecture.name)
     answers = []
     for name, content in sources:
         try:
@@ -95,9 +97,7 @@ def _ask_service(url: str, model: str, sources: Sequence[tuple[str, Any]]) -> li
     import httpx
 
     name, version = parse_reference(model)
-    if version:
-        raise UsageError(f"{model}: the service chooses the version; leave /{version} out, or leave out --url.")
-    address = f"{url.rstrip('/')}/predict/{name}"
+    address = f"{url.rstrip('/')}/predict/{name}" + (f"/versions/{version}" if version else "")
     answers = []
     try:
         with httpx.Client(timeout=60) as client:

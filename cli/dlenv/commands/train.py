@@ -80,6 +80,11 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
 )
 @click.option("--seed", type=int, help="Of weights, order, augmentation, dropout and validation split. [default: 0]")
 @click.option("--device", metavar="cpu|cuda|cuda:N|mps", help="Where to train. [default: cpu]")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    help="CPU threads of one operator. [default: 1; every core for resnet18]",
+)
 @click.option("--image-size", type=click.IntRange(8, 512), default=32, help="For a folder of images. [default: 32]")
 @click.option(
     "--repository", type=click.Path(path_type=Path), help="Model repository. [default: $DLENV_REPOSITORY, or your own]"
@@ -104,7 +109,7 @@ def command(ctx: click.Context, /, architecture: str, data: str, name: str | Non
     ARCHITECTURE is linear, mlp, lenet or resnet18. The defaults give good results for spiral, digits and mnist5k.
     The same seed on the same machine gives the same weights.
     """
-    from dlenv_models import training
+    from dlenv_models import threads, training
     from dlenv_models.architectures import ARCHITECTURES
     from dlenv_models.data import load
     from dlenv_models.evaluation import measure
@@ -121,6 +126,7 @@ def command(ctx: click.Context, /, architecture: str, data: str, name: str | Non
     chosen = {key: given[key] for key in _OPTIONS if given[key] is not None}
     options = replace(training.recipe(architecture, dataset), **chosen)
     arguments = {key: given[key] for key in _ARGUMENTS if given[key] is not None}
+    threads.use(architecture, given["threads"])
 
     say(f"Training {architecture} on {dataset.name}: {len(dataset.train):,} rows, {options.epochs} epochs.")
     with TrainingProgress(options.epochs) as talk:
@@ -153,7 +159,12 @@ def _publish(
             seed=options.seed,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             torch=torch.__version__,
-            options={**story, "epochs_run": len(trained.history), "seconds": round(trained.seconds, 1)},
+            options={
+                **story,
+                "threads": torch.get_num_threads(),
+                "epochs_run": len(trained.history),
+                "seconds": round(trained.seconds, 1),
+            },
         ),
     )
     return entry
