@@ -108,11 +108,12 @@ def _haproxy(directory: Path, binary: str) -> dict[str, str]:
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(_guarded(directory, binary)),
         # The defaults lie in /tmp/haproxy-serve, readable by everybody and shared by all of a machine's services
-        # (ray/serve/_private/constants.py).
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(directory / "haproxy" / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(directory / "haproxy" / "admin.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(directory / "haproxy"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(directory / "haproxy" / "server-state"),
+        # (ray/serve/_private/constants.py). Short names: Ray puts a node id of 56 characters between them, and
+        # HAProxy takes 97 for a socket's path.
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(directory / "ha" / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(directory / "ha" / "admin"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(directory / "ha"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(directory / "ha" / "state"),
         # One datagram a request to a Python process that parses it with a regex, for metrics that we have ourselves.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),

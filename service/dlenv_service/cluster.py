@@ -28,7 +28,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from dlenv.errors import StartError
+from dlenv.errors import DlenvError, StartError
 from dlenv_service import processes
 from dlenv_service.arrangement import HOOK_VARIABLE, RAY_FILES, Arrangement, arrange
 from dlenv_service.config import Settings
@@ -37,6 +37,8 @@ from dlenv_service.run_directory import run_directory
 __all__ = ["await_running", "run_on_ray", "serve_config", "serve_config_yaml"]
 
 Say = Callable[[str], None]
+
+log = logging.getLogger("dlenv.service")
 
 # Ray gets its processes down in about 2 s; what is still there after this is killed.
 PATIENCE_S = 5.0
@@ -99,6 +101,12 @@ class Launcher:
                 died = self._serve()
             except Stopped:
                 died = False
+            except DlenvError:
+                raise
+            except Exception as error:
+                log.debug("Ray failed to start the service", exc_info=True)
+                reason = str(getattr(error, "cause", error)).strip().partition("\n")[0]
+                raise StartError(f"Ray can't start the service ({reason}); {self._keep_logs()}") from None
             finally:
                 self._stop()
         return 1 if died else 0
