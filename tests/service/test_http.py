@@ -349,9 +349,9 @@ Serve = Callable[..., AbstractContextManager[Running]]
 @pytest.fixture(scope="module")
 def strict(repository: Path) -> Iterator[Running]:
     """A service with small limits."""
-    limits = {"max_body_bytes": 4096, "body_timeout_ms": 300, "max_pixels": 900, "max_rows": 4, "max_queue_rows": 4}
+    limits = {"max_body_bytes": 4096, "body_timeout_ms": 1000, "max_pixels": 900, "max_rows": 4, "max_queue_rows": 4}
     with run_service(
-        Settings(repository=repository, models=("digits", "points"), device="cpu", deadline_ms=600, **limits)
+        Settings(repository=repository, models=("digits", "points"), device="cpu", deadline_ms=1000, **limits)
     ) as it:
         yield it
 
@@ -405,10 +405,10 @@ def test_a_slow_body_is_given_up(strict: Running) -> None:
         raw.sendall(head(Content_Length=100) + b"{")
         began = time.monotonic()
         status, document = read(raw)
-        assert 0.2 < time.monotonic() - began < 5
+        assert 0.9 < time.monotonic() - began < 8
     assert (status, document["error"]) == (
         408,
-        "the body did not arrive within 300 ms; send it faster, or less of it",
+        "the body did not arrive within 1000 ms; send it faster, or less of it",
     )
     assert answers(strict)
 
@@ -470,7 +470,7 @@ def test_a_request_past_its_deadline_gets_504_while_the_device_is_busy(strict: R
     with busy(strict):
         response = strict.client.post(INFER, json=POINT)
     assert response.status_code == 504
-    assert re.search(r"not answered within the deadline: [67]\d\d ms in the queue; send less", sentence(response))
+    assert re.search(r"not answered within the deadline: 1\d\d\d ms in the queue; send less", sentence(response))
     assert answers(strict)
 
 
@@ -482,7 +482,7 @@ def test_a_request_may_lower_its_deadline_but_not_raise_it(strict: Running) -> N
             response = strict.client.post(INFER, json={**POINT, "parameters": {"timeout": timeout}})
             waited[timeout] = time.monotonic() - began
             assert response.status_code == 504
-    assert 0.09 < waited[100_000] < 0.55 < waited[3_600_000_000] < 5
+    assert 0.09 < waited[100_000] < 0.95 < waited[3_600_000_000] < 5
 
 
 def test_a_full_queue_gets_429_and_when_to_try_again(strict: Running) -> None:
@@ -491,9 +491,9 @@ def test_a_full_queue_gets_429_and_when_to_try_again(strict: Running) -> None:
         waiting = threading.Thread(target=lambda: strict.client.post(INFER, json=rows))
         waiting.start()
         wait_until(lambda: strict.service.queued_rows == 4)
-        response = httpx.post(strict.url + INFER, json=POINT)
+        response = strict.client.post(INFER, json=POINT)
         text = sentence(response)
-        assert httpx.post(f"{strict.url}/predict/digits", content=png(), headers=PNG, timeout=5).status_code == 504
+        assert strict.client.post("/predict/digits", content=png(), headers=PNG).status_code == 504
     waiting.join()
     assert response.status_code == 429
     assert "4 rows wait and 1 more would pass its limit of 4" in text

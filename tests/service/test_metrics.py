@@ -146,14 +146,14 @@ def test_rejected_counts_full_queues_and_deadlines(serve: Serve) -> None:
     import threading
     import time
 
-    with serve(max_queue_rows=2, max_rows=2, deadline_ms=300) as running:
+    with serve(max_queue_rows=2, max_rows=2, deadline_ms=1000) as running:
         release = threading.Event()
         running.service.host._worker.call(lambda: release.wait(20))  # type: ignore[union-attr]
         two = {"inputs": [{"name": "input", "shape": [2, 2], "datatype": "FP32", "data": [0] * 4}]}
         statuses: list[int] = []
 
         def ask() -> None:
-            statuses.append(httpx.post(running.url + "/v2/models/points/infer", json=two).status_code)
+            statuses.append(running.client.post("/v2/models/points/infer", json=two).status_code)
 
         waiting = threading.Thread(target=ask)
         waiting.start()
