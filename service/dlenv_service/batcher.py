@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from dlenv.errors import DeadlineExceeded, Overloaded
 
-__all__ = ["Answer", "Batch", "Batcher", "Item", "Piece"]
+__all__ = ["Answer", "Batch", "Batcher", "Item", "Piece", "too_late"]
 
 Array = npt.NDArray[Any]
 
@@ -148,7 +148,7 @@ class Batcher:
                     self._items.popleft()
                     self.rows -= item.count - item.taken
                     if not item.future.done():
-                        _fail_from_any_thread(item, _too_late(item, now))
+                        _fail_from_any_thread(item, too_late(item, now))
                     continue
                 stop = min(item.count, item.taken + self.max_batch - batch.count)
                 batch.pieces.append(Piece(item, item.taken, stop))
@@ -172,7 +172,7 @@ class Batcher:
                 self._items.remove(item)
                 self.rows -= item.count - item.taken
         for item in late:
-            item.fail(_too_late(item, now))
+            item.fail(too_late(item, now))
         return len(late)
 
     def clear(self, error: BaseException) -> None:
@@ -185,10 +185,11 @@ class Batcher:
             item.fail(error)
 
 
-def _too_late(item: Item, now: int) -> DeadlineExceeded:
+def too_late(item: Item, now: int) -> DeadlineExceeded:
+    """The error of a request that was not answered in time."""
     waited = (now - item.queued) / 1e6
     return DeadlineExceeded(
-        f"not answered within the deadline: {waited:.0f} ms in the queue; send less at once or allow more time"
+        f"not answered within the deadline: {waited:.0f} ms have passed; send less at once or allow more time"
     )
 
 

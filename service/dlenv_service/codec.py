@@ -22,7 +22,7 @@ from dlenv_service.batcher import Answer, Array
 
 __all__ = ["DTYPES", "InferRequest", "Signature", "check_rows", "decode", "encode", "load_json", "rows_from_list"]
 
-DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4"), "INT64": np.dtype("<i8")}
+DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4")}  # of inputs
 # JSON arrays nested deeper than this are refused. Triton's limit is 100; a tensor here has four dimensions.
 MAX_DEPTH = 16
 BINARY_HEADER = "Inference-Header-Content-Length"

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from dlenv_service.batcher import Answer, Array, Batch, Batcher
+from dlenv_service.batcher import Answer, Array, Batch, Batcher, too_late
 from dlenv_service.statistics import Statistics
 
 __all__ = ["Device", "Lane", "Runner", "Timing"]
@@ -49,7 +49,25 @@ class Lane:
         self.batcher = batcher
         self.runner = runner
         self.statistics = statistics
-        self.running = 0  # rows on the device right now
+        self.batch: Batch | None = None  # what is on the device right now
+
+    @property
+    def running(self) -> int:
+        """Rows on the device right now."""
+        batch = self.batch
+        return batch.count if batch is not None else 0
+
+    def expire(self, now: int) -> None:
+        """Answer every request past its deadline, those on the device too. Called on the loop's thread.
+
+        The device drops late requests by itself when it takes a batch; this is for one that is slow or stuck.
+        """
+        if len(self.batcher):
+            self.batcher.expire(now)
+        batch = self.batch
+        for item, _, _ in batch.pieces if batch is not None else ():
+            if item.deadline <= now:
+                item.fail(too_late(item, now))
 
 
 class Device:
@@ -138,7 +156,7 @@ class Device:
         batch = lane.batcher.take(now)
         if not batch.count:
             return
-        lane.running, self._busy_since = batch.count, now
+        lane.batch, self._busy_since = batch, now
         try:
             answer, timing = lane.runner.run(batch.arrays(), batch.count)
         except Exception as error:  # noqa: BLE001 - the thread must outlive whatever a model raises
@@ -146,7 +164,7 @@ class Device:
         else:
             self._post(self._answered, lane, batch, answer, timing)
         finally:
-            lane.running = self._busy_since = 0
+            lane.batch, self._busy_since = None, 0
 
     def _post(self, callback: Callable[..., None], *args: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for answers any more

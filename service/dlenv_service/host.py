@@ -296,8 +296,7 @@ class Host:
             await asyncio.sleep(SWEEP_EVERY_S)
             now = time.perf_counter_ns()
             for served in self.loaded():
-                if len(served.lane.batcher):
-                    served.lane.batcher.expire(now)
+                served.lane.expire(now)
 
 
 def _signature(manifest: Manifest, max_rows: int) -> Signature:

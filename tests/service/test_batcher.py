@@ -150,7 +150,7 @@ def test_late_items_are_dropped_and_told_before_anything_is_copied(loop: asyncio
     assert held(batch) == [3, 4]
     assert batcher.rows == 0
     assert not late.future.done()  # its loop's thread does that
-    with pytest.raises(DeadlineExceeded, match=r"10 ms in the queue; send less at once or allow more time"):
+    with pytest.raises(DeadlineExceeded, match=r"10 ms have passed; send less at once or allow more time"):
         loop.run_until_complete(late.future)
 
 

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
+from dlenv.errors import DeadlineExceeded
 from dlenv_service.batcher import Answer, Array, Batcher, Item
 from dlenv_service.device import Device, Lane, Timing
 from dlenv_service.statistics import Statistics
@@ -162,6 +163,28 @@ def test_a_cancelled_job_is_passed_over_and_the_thread_lives_on() -> None:
                 assert doomed.cancel()
             await asyncio.wrap_future(device.call(lambda: ran.append(2)))
         assert ran == [2]
+
+    asyncio.run(main())
+
+
+def test_a_late_request_on_the_device_is_answered_while_its_batch_runs_on() -> None:
+    async def main() -> None:
+        release = threading.Event()
+        slow = lane(Doubles(before=lambda _: release.wait(10) and None))
+        async with a_device() as device:
+            async with held(device):
+                device.add(slow)
+                late, patient = ask(slow, 1.0), ask(slow, 2.0)
+            while slow.running < 2:
+                await asyncio.sleep(0.001)
+            assert slow.batch is not None
+            slow.batch.pieces[0].item.deadline = time.perf_counter_ns()
+            slow.expire(time.perf_counter_ns())
+            with pytest.raises(DeadlineExceeded, match="not answered within the deadline"):
+                await late
+            assert not patient.done()
+            release.set()
+            assert (await patient).labels.tolist() == [2]
 
     asyncio.run(main())
 

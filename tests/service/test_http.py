@@ -470,7 +470,7 @@ def test_a_request_past_its_deadline_gets_504_while_the_device_is_busy(strict: R
     with busy(strict):
         response = strict.client.post(INFER, json=POINT)
     assert response.status_code == 504
-    assert re.search(r"not answered within the deadline: 1\d\d\d ms in the queue; send less", sentence(response))
+    assert re.search(r"not answered within the deadline: 1\d\d\d ms have passed; send less", sentence(response))
     assert answers(strict)
 
 
