@@ -16,38 +16,28 @@ import contextlib
 import http.client
 import logging
 import os
-import re
 import shutil
-import signal
-import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from dlenv.errors import DlenvError, StartError
-from dlenv_service import processes
+from dlenv.errors import StartError
+from dlenv_service import processes, signals
 from dlenv_service.arrangement import HOOK_VARIABLE, RAY_FILES, Arrangement, arrange
 from dlenv_service.config import Settings
 from dlenv_service.run_directory import run_directory
+from dlenv_service.starting import POLL_S, await_running, check_port, explained
 
-__all__ = ["await_running", "run_on_ray", "serve_config", "serve_config_yaml"]
+__all__ = ["run_on_ray", "serve_config", "serve_config_yaml"]
 
 Say = Callable[[str], None]
-
-log = logging.getLogger("dlenv.service")
 
 # Ray gets its processes down in about 2 s; what is still there after this is killed.
 PATIENCE_S = 5.0
 IMPATIENCE_S = 0.5  # where Ray has died, or the user hurries
-POLL_S = 0.25
-
-
-class Stopped(BaseException):
-    """A signal asked for the end; not an Exception, so that nothing on the way takes it for an error."""
 
 
 def run_on_ray(settings: Settings, say: Say) -> int:
@@ -95,18 +85,13 @@ class Launcher:
 
     def run(self) -> int:
         """Start, serve and stop."""
-        with _signals(), self._quiet():
+        with signals.raising(), self._quiet():
             try:
-                self._start()
+                with explained(self._keep_logs):
+                    self._start()
                 died = self._serve()
-            except Stopped:
+            except signals.Stopped:
                 died = False
-            except DlenvError:
-                raise
-            except Exception as error:
-                log.debug("Ray failed to start the service", exc_info=True)
-                reason = str(getattr(error, "cause", error)).strip().partition("\n")[0]
-                raise StartError(f"Ray can't start the service ({reason}); {self._keep_logs()}") from None
             finally:
                 self._stop()
         return 1 if died else 0
@@ -147,7 +132,7 @@ class Launcher:
         # Ctrl-C no longer arrives when somebody started us (`make serve`). Its processes stay in that group.
         if group is not None and os.getpgrp() != group:
             os.setpgid(0, group)
-        _install_signals()  # Ray has put its own SIGTERM handler in place
+        signals.install()  # Ray has put its own SIGTERM handler in place
         # For us alone, now that Ray's processes have their environment: a handle used outside of an event loop needs
         # one of its own (ray/serve/_private/default_impl.py `create_router`).
         os.environ["RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"] = "1"
@@ -231,9 +216,9 @@ class Launcher:
                 self._stop_serve()
                 ray.shutdown()
                 patience = PATIENCE_S
-        except Stopped:
+        except signals.Stopped:
             self.say("Hurrying")
-        with _ignored_signals():
+        with signals.ignored():
             killed = processes.end(self.ray_files, patience)
         # Where Ray is gone but we are still connected, its own clean-up at exit would end us with an error.
         atexit.unregister(ray.shutdown)
@@ -284,89 +269,7 @@ class Launcher:
         self.say(f"{what}: {time.monotonic() - began:.1f} s")
 
 
-def check_port(host: str, port: int) -> None:
-    """Make sure that the service can listen there.
-
-    Raises:
-        StartError: it can't, with what to do about it.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(address)
-            sock.listen(1)
-    except socket.gaierror:
-        raise StartError(f"--host {host}: no such address on this machine; give 127.0.0.1 or 0.0.0.0") from None
-    except PermissionError:
-        raise StartError(f"--port {port}: ports below 1024 need privileges; give another with --port") from None
-    except OSError as error:
-        if "in use" in (error.strerror or ""):
-            raise StartError(
-                f"port {port} on {host} is in use; stop what listens there or give another with --port"
-            ) from None
-        raise StartError(f"--host {host} --port {port}: {error.strerror}; give another") from None
-
-
-def await_running(check: Callable[[], None], hint: Callable[[], str]) -> None:
-    """Wait until the application runs; ``check`` is called between looks and may raise.
-
-    Raises:
-        StartError: it can't start; with the sentence of the replica's error, else with ``hint()``.
-    """
-    from ray import serve
-
-    from dlenv_service.app import APP
-
-    while (state := serve.status().applications[APP]).status != "RUNNING":
-        if state.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-            messages = [deployment.message for deployment in state.deployments.values()]
-            reason = failure_reason("\n".join([state.message, *messages]))
-            raise StartError(reason or f"the service can't start, for a reason that it doesn't tell; {hint()}")
-        check()
-        time.sleep(POLL_S)
-
-
-def failure_reason(message: str) -> str | None:
-    """The sentence of the :class:`DlenvError` in what Serve says about a failed deployment.
-
-    Serve hands on the constructor's traceback as text, which ends in ``dlenv.errors.ModelInvalid: <sentence>``.
-    """
-    found = re.findall(r"dlenv\.errors\.\w+: (.+)", message)
-    return str(found[-1]).strip() if found else None
-
-
 def _global_node() -> Any:
     import ray
 
     return ray._private.worker._global_node
-
-
-def _on_signal(_number: int, _frame: FrameType | None) -> None:
-    raise Stopped
-
-
-def _install_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _on_signal)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    _install_signals()
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _ignored_signals() -> Iterator[None]:
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -21,8 +21,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from dlenv.errors import DlenvError, StartError
 from dlenv_service.app import APP, build, given
 from dlenv_service.arrangement import cluster_environment
-from dlenv_service.cluster import await_running
 from dlenv_service.config import Settings
+from dlenv_service.starting import await_running, explained
 
 __all__ = ["config", "config_yaml", "deploy"]
 
@@ -33,6 +33,7 @@ Facts = dict[str, Any]
 VERSIONS = ("dlenv", "ray", "python")
 PROBE_TIMEOUT_S = 60.0
 REACH_TIMEOUT_S = 5.0
+HINT = "see `serve status` and the cluster's logs"
 
 
 def deploy(settings: Settings, say: Say) -> int:
@@ -48,10 +49,11 @@ def deploy(settings: Settings, say: Say) -> int:
         check_nodes(_probe_all(settings), facts(settings))
         say("Deploying ...")
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        serve.start(http_options=HTTPOptions(host=settings.host, port=settings.port), proxy_location="EveryNode")
-        application = build(given(settings))
-        serve.run_many([serve.RunTarget(application, name=APP)], wait_for_applications_running=False)
-        await_running(lambda: None, lambda: "see `serve status` and the cluster's logs")
+        with explained(lambda: HINT):
+            serve.start(http_options=HTTPOptions(host=settings.host, port=settings.port), proxy_location="EveryNode")
+            application = build(given(settings))
+            serve.run_many([serve.RunTarget(application, name=APP)], wait_for_applications_running=False)
+            await_running(lambda: None, lambda: HINT)
         say(f"Running on {settings.address} after {time.monotonic() - began:.1f} s; stop it with `serve shutdown`")
     finally:
         ray.shutdown()

@@ -205,7 +205,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
         "RAY_TMPDIR": str(directory),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(state / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{directory}-haproxy/admin.sock",
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{directory}-ha/admin",
     }
     port = free_port()
     start = ["start", "--head", f"--port={port}", "--include-dashboard=true", "--dashboard-port=0"]
@@ -217,7 +217,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
 
         subprocess.run([BIN / "serve", "shutdown", "-y"], env=environ, capture_output=True, timeout=60)
         end(directory, patience_s=10)
-        subprocess.run(["rm", "-rf", directory, f"{directory}-haproxy"], check=True)
+        subprocess.run(["rm", "-rf", directory, f"{directory}-ha"], check=True)
 
 
 class TestOneReplica:

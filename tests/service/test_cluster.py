@@ -17,9 +17,9 @@ import pytest
 
 from dlenv.errors import StartError
 from dlenv_service import arrangement, processes, scaling, short_way
-from dlenv_service.cluster import check_port, failure_reason
 from dlenv_service.config import Settings
 from dlenv_service.run_directory import run_directory
+from dlenv_service.starting import check_port, explained, failure_reason
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of pydantic, when it is imported
 
@@ -51,6 +51,13 @@ dlenv.errors.ModelInvalid: model 'x' can't be loaded: no weights; publish it aga
 """
     assert failure_reason(message) == "model 'x' can't be loaded: no weights; publish it again"
     assert failure_reason("The deployment is waiting for resources") is None
+
+
+def test_what_ray_raises_becomes_a_sentence() -> None:
+    sentence = r"^Ray can't start the service \(no room\); see the logs$"
+    with pytest.raises(StartError, match=sentence) as error, explained(lambda: "see the logs"):
+        raise RuntimeError("no room\nand a long story")
+    assert error.value.__suppress_context__
 
 
 class TestArrangement:
