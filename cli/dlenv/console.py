@@ -25,7 +25,7 @@ def needs(extra: str) -> Iterator[None]:
         package = (error.name or "").partition(".")[0]
         if package in _OURS:
             raise
-        raise MissingExtra(f"This needs {package}, which is not installed: pip install 'dlenv[{extra}]'") from None
+        raise MissingExtra(f"this needs {package}, which is not installed: pip install 'dlenv[{extra}]'") from None
 
 
 def say(text: str) -> None:
@@ -58,7 +58,7 @@ def parse_reference(value: str) -> tuple[str, int | None]:
     """``NAME`` or ``NAME/VERSION``; raises ``UsageError`` where the version is no positive whole number."""
     name, slash, version = value.partition("/")
     if slash and not re.fullmatch(r"[1-9][0-9]{0,8}", version):
-        raise UsageError(f"{value!r} is not NAME or NAME/VERSION with a version such as 1.")
+        raise UsageError(f"{value!r} is not NAME or NAME/VERSION with a version such as 1")
     return name, int(version) if slash else None
 
 

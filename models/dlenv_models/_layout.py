@@ -48,18 +48,18 @@ def check_root(root: Path) -> None:
         folders = [path for path in root.iterdir() if not path.name.startswith(".")]
     except FileNotFoundError:
         raise RepositoryError(
-            f"There is no model repository at {root}; `dlenv train ... --repository {root}` makes one."
+            f"there is no model repository at {root}; `dlenv train ... --repository {root}` makes one"
         ) from None
     except NotADirectoryError:
         raise RepositoryError(
-            f"{root} is a file, not a model repository; name the folder that holds the models."
+            f"{root} is a file, not a model repository; name the folder that holds the models"
         ) from None
     except OSError as error:
-        raise RepositoryError(f"The model repository {root} can't be read: {error.strerror}.") from None
+        raise RepositoryError(f"the model repository {root} can't be read: {error.strerror}") from None
     if folders and not any(_looks_like_a_model(path) for path in folders):
         raise RepositoryError(
             f"{root} is not a model repository: it holds other things, but no <name>/<version>/{MANIFEST}; "
-            "name the folder above the models' own, or an empty one."
+            "name the folder above the models' own, or an empty one"
         )
 
 
@@ -73,7 +73,7 @@ def scan(root: Path, shipped: bool) -> Iterator[Entry]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise RepositoryError(f"The model repository {root} can't be read: {error.strerror}.") from None
+        raise RepositoryError(f"the model repository {root} can't be read: {error.strerror}") from None
     for folder in folders:
         if folder.is_symlink() and not shipped:
             yield Entry(

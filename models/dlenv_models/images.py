@@ -47,7 +47,7 @@ def prepare(
     ``RequestError`` for an empty, truncated or damaged file.
     """
     if not image_bytes:
-        raise RequestError("The image is empty (0 bytes); send the content of a PNG, JPEG or WebP file.")
+        raise RequestError("the image is empty (0 bytes); send the content of a PNG, JPEG or WebP file")
     picture = _flatten(_decode(image_bytes, max_pixels), "L" if channels == 1 else "RGB")
     if picture.size != (width, height):
         picture = ImageOps.pad(picture, (width, height), Image.Resampling.LANCZOS, color=0)
@@ -62,14 +62,14 @@ def _decode(image_bytes: bytes, max_pixels: int) -> Image.Image:
         raise _unreadable(image_bytes) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise TooLarge(
-            f"The image has too many pixels; at most {max_pixels:,} are allowed. Send a smaller one."
+            f"the image has too many pixels; at most {max_pixels:,} are allowed; send a smaller one"
         ) from None
     except Exception as error:  # noqa: BLE001 - decoders of hostile files fail in many ways
         raise _damaged(error) from None
     width, height = picture.size
     if width * height > max_pixels:
         size = f"{width} x {height} = {width * height:,} pixels"
-        raise TooLarge(f"The image has {size}; at most {max_pixels:,} are allowed. Send a smaller one.")
+        raise TooLarge(f"the image has {size}; at most {max_pixels:,} are allowed; send a smaller one")
     try:
         picture.load()
         return ImageOps.exif_transpose(picture)
@@ -91,10 +91,10 @@ def _flatten(picture: Image.Image, mode: str) -> Image.Image:
 def _unreadable(image_bytes: bytes) -> RequestError:
     kind = next((name for start, name in _SIGNATURES if image_bytes.lstrip().startswith(start)), None)
     if kind in FORMATS:
-        return RequestError(f"The {kind} image is truncated or damaged; send the whole file.")
+        return RequestError(f"the {kind} image is truncated or damaged; send the whole file")
     what = f"looks like {kind}" if kind else f"starts with {image_bytes[:8]!r}"
-    return UnsupportedType(f"The file is no PNG, JPEG or WebP image: it {what}. Convert it to one of these.")
+    return UnsupportedType(f"the file is no PNG, JPEG or WebP image: it {what}; convert it to one of these")
 
 
 def _damaged(error: Exception) -> RequestError:
-    return RequestError(f"The image is truncated or damaged ({error}); send the whole file.")
+    return RequestError(f"the image is truncated or damaged ({error}); send the whole file")

@@ -23,11 +23,11 @@ def rows_from_json(value: object, manifest: Manifest) -> torch.Tensor:
     """
     if isinstance(value, dict):
         if set(value) != {"inputs"}:
-            raise InvalidValue(f'The JSON object has the keys {show(sorted(value))}; it takes "inputs" only.')
+            raise InvalidValue(f'the JSON object has the keys {show(sorted(value))}; it takes "inputs" only')
         value = value["inputs"]
     if not isinstance(value, list) or not value:
         shape = list(manifest.row_shape)
-        raise InvalidValue(f'The JSON holds no rows; send {{"inputs": [row, ...]}} with rows of shape {shape}.')
+        raise InvalidValue(f'the JSON holds no rows; send {{"inputs": [row, ...]}} with rows of shape {shape}')
     pixels = len(manifest.row_shape) == 3
     numbers = list(_flatten(value, (len(value), *manifest.row_shape), "inputs", pixels))
     array = np.array(numbers, dtype=np.uint8 if pixels else np.float32)
@@ -38,7 +38,7 @@ def image_row(content: bytes, manifest: Manifest) -> torch.Tensor:
     """An image file as uint8 (1, C, H, W); raises ``InvalidValue`` where the model takes no images."""
     if len(manifest.row_shape) != 3:
         count = manifest.row_shape[0]
-        raise InvalidValue(f"The model {manifest.name} takes rows of {count} numbers, not images; send JSON instead.")
+        raise InvalidValue(f"the model {manifest.name} takes rows of {count} numbers, not images; send JSON instead")
     return torch.from_numpy(prepare(content, *manifest.row_shape)).unsqueeze(0)
 
 
@@ -66,7 +66,7 @@ def _flatten(value: object, shape: tuple[int, ...], where: str, pixels: bool) ->
         return
     if not isinstance(value, list) or len(value) != shape[0]:
         what = f"a list of {len(value)}" if isinstance(value, list) else show(value)
-        raise InvalidValue(f"{where} is {what}, where a list of {shape[0]} belongs.")
+        raise InvalidValue(f"{where} is {what}, where a list of {shape[0]} belongs")
     for i, item in enumerate(value):
         yield from _flatten(item, shape[1:], f"{where}[{i}]", pixels)
 
@@ -74,7 +74,7 @@ def _flatten(value: object, shape: tuple[int, ...], where: str, pixels: bool) ->
 def _number(value: object, where: str, pixels: bool) -> float:
     right = isinstance(value, int if pixels else int | float) and not isinstance(value, bool)
     if pixels and not (right and 0 <= value <= 255):  # type: ignore[operator]  # right: it is a number
-        raise InvalidValue(f"{where} is {show(value)}, where a pixel value (whole number, 0 to 255) belongs.")
+        raise InvalidValue(f"{where} is {show(value)}, where a pixel value (whole number, 0 to 255) belongs")
     if not (right and abs(value) <= float(np.finfo(np.float32).max)):  # type: ignore[arg-type]  # as above; false for NaN
-        raise InvalidValue(f"{where} is {show(value)}, where a finite float32 number belongs.")
+        raise InvalidValue(f"{where} is {show(value)}, where a finite float32 number belongs")
     return value  # type: ignore[return-value]  # as above

@@ -106,12 +106,12 @@ class Repository:
         if good:
             return good[-1]
         if mine:
-            raise ModelInvalid(f"The model {name}/{mine[-1].version} is refused: {mine[-1].problem}.")
+            raise ModelInvalid(f"the model {name}/{mine[-1].version} is refused: {mine[-1].problem}")
         if versions := [str(entry.version) for entry in entries if entry.name == name and entry.version]:
-            raise ModelNotFound(f"The model {name} has no version {version}; there is {', '.join(versions)}.")
+            raise ModelNotFound(f"the model {name} has no version {version}; there is {', '.join(versions)}")
         names = sorted({entry.name for entry in entries if entry.problem is None})
         there = f"there is {', '.join(names)}" if names else "the repository is empty; `dlenv train` makes a model"
-        raise ModelNotFound(f"There is no model {show(name)}; {there}{did_you_mean(name, names)}")
+        raise ModelNotFound(f"there is no model {show(name)}; {there}{did_you_mean(name, names)}")
 
     def load(self, name: str, version: int | None = None) -> LoadedModel:
         """The model, its weights checked against the manifest's size and SHA-256 before anything reads them.
@@ -126,7 +126,7 @@ class Repository:
             data = read_weights(entry, entry.manifest.files[WEIGHTS])
             module = weights.restore(entry.manifest.architecture, data)
         except ValueError as error:
-            raise ModelInvalid(f"The model {name}/{entry.version} is refused: {error}.") from None
+            raise ModelInvalid(f"the model {name}/{entry.version} is refused: {error}") from None
         return LoadedModel(module, entry.manifest)
 
     def publish(
@@ -153,7 +153,7 @@ class Repository:
             model_name(name)
             content = weights.dump(architecture, module)
         except ValueError as error:
-            raise ModelInvalid(f"The model can't be published: {error}.") from None
+            raise ModelInvalid(f"the model can't be published: {error}") from None
         inputs, outputs = tensor_specs(architecture.arguments["input_shape"], architecture.arguments["classes"])
         manifest = Manifest(
             name=name,
@@ -175,7 +175,7 @@ class Repository:
             with tempfile.TemporaryDirectory(prefix=".publish-", dir=self.user_root) as scratch:
                 return self._publish(manifest, content, Path(scratch) / "version")
         except OSError as error:
-            raise RepositoryError(f"The model can't be written to {self.user_root}: {error.strerror}.") from None
+            raise RepositoryError(f"the model can't be written to {self.user_root}: {error.strerror}") from None
 
     def check_writable(self) -> None:
         """Raise ``RepositoryError`` unless a model could be published now; makes the root where it is missing."""
@@ -185,7 +185,7 @@ class Repository:
         except OSError as error:
             reason = error.strerror
             raise RepositoryError(
-                f"The model repository {self.user_root} can't be written ({reason}); choose another with --repository."
+                f"the model repository {self.user_root} can't be written ({reason}); choose another with --repository"
             ) from None
 
     def remove(self, name: str, version: int | None = None) -> list[Entry]:
@@ -199,7 +199,7 @@ class Repository:
         if not mine:
             if matching:
                 raise RepositoryError(
-                    f"The model {name} ships with dlenv and can't be removed; a newer version hides it."
+                    f"the model {name} ships with dlenv and can't be removed; a newer version hides it"
                 )
             self.entry(name, version)  # says what there is instead
         for entry in mine:
@@ -214,13 +214,13 @@ class Repository:
                 if not any(entry.path.parent.iterdir()):
                     entry.path.parent.rmdir()
             except OSError as error:
-                raise RepositoryError(f"{entry.path} can't be removed: {error.strerror}.") from None
+                raise RepositoryError(f"{entry.path} can't be removed: {error.strerror}") from None
         return mine
 
     def _publish(self, manifest: Manifest, content: bytes, folder: Path) -> Entry:
         if (self.user_root / manifest.name).is_symlink():
             raise RepositoryError(
-                f"{self.user_root / manifest.name} is a symbolic link; remove it, or use another name."
+                f"{self.user_root / manifest.name} is a symbolic link; remove it, or use another name"
             )
         folder.mkdir()
         _write(folder / WEIGHTS, content)
@@ -228,7 +228,7 @@ class Repository:
             version = 1 + max(highest_version(root, manifest.name) for root in self._roots())
             if version > MAX_VERSION:
                 raise RepositoryError(
-                    f"The model {manifest.name} has version {MAX_VERSION}, the last; use another name."
+                    f"the model {manifest.name} has version {MAX_VERSION}, the last; use another name"
                 )
             manifest = replace(manifest, version=version)
             _write(folder / MANIFEST, json.dumps(manifest.to_json(), indent=1).encode() + b"\n")

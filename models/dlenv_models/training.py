@@ -212,7 +212,7 @@ def _fit(
             right += int((logits.argmax(dim=1) == labels[rows]).sum())
             seen += len(rows)
             if not math.isfinite(total_loss):
-                raise DataError(f"The loss stopped being a number in epoch {epoch}; try a lower --lr, or --clip 1.")
+                raise DataError(f"the loss stopped being a number in epoch {epoch}; try a lower --lr, or --clip 1")
             on_step(
                 Step(
                     epoch,

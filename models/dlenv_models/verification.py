@@ -66,7 +66,7 @@ def held_out(dataset: Dataset, manifest: Manifest) -> Split:
     """The dataset's test split; ``DataError`` where its rows or classes are not those of the model."""
     if dataset.row_shape != manifest.row_shape:
         given, taken = list(dataset.row_shape), list(manifest.row_shape)
-        raise DataError(f"The rows of {dataset.name} have the shape {given}; the model {manifest.name} takes {taken}.")
+        raise DataError(f"the rows of {dataset.name} have the shape {given}; the model {manifest.name} takes {taken}")
     if dataset.classes != manifest.classes:
-        raise DataError(f"The classes of {dataset.name} are not those of the model {manifest.name}.")
+        raise DataError(f"the classes of {dataset.name} are not those of the model {manifest.name}")
     return dataset.test

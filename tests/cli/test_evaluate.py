@@ -35,7 +35,7 @@ def test_json_holds_the_confusion(run: Run) -> None:
             "rows of spiral have the shape [2]; the model mnist-mlp takes [1, 28, 28]",
         ),
         (("mnist-mlp", "--data", "mnist6k"), 2, "no dataset 'mnist6k'"),
-        (("mnist-mlp", "--data", "mnist", "--mirror", "http://127.0.0.1:9"), 1, "No mirror gave"),
+        (("mnist-mlp", "--data", "mnist", "--mirror", "http://127.0.0.1:9"), 1, "no mirror gave"),
         (("mnist-mlp", "--data", "/proc/self/fdinfo"), 1, "holds no images in class folders"),
         (("spiral-mlp", "--output", "/proc/nothing"), 1, "can't be written"),
     ],

@@ -92,7 +92,7 @@ def test_remove_asks(run: Run, repository: Path, monkeypatch: pytest.MonkeyPatch
         (("show", "../trained"), 2, "'../trained' is not NAME or NAME/VERSION"),
         (("verify", "nothing"), 1, "no model 'nothing'"),
         (("remove", "nothing", "--yes"), 1, "no model 'nothing'"),
-        (("list", "--repository", "/nowhere"), 1, "There is no model repository at /nowhere"),
+        (("list", "--repository", "/nowhere"), 1, "there is no model repository at /nowhere"),
         (("list", "--repository", "/dev/null"), 1, "is a file, not a model repository"),
         (("list", "--repository", "/usr"), 1, "/usr is not a model repository: it holds other things"),
         (("lst",), 2, "No such command 'lst'"),

@@ -62,11 +62,11 @@ def test_each_row_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("text", "code", "reason"),
     [
-        ("", 2, "Standard input is not JSON"),
-        ("{", 2, "Standard input is not JSON"),
-        ("[" * 200_000, 2, "Standard input is not JSON"),
-        ("\udcff", 2, "Standard input is not JSON"),
-        ("[]", 1, "-: The JSON holds no rows"),
+        ("", 2, "standard input is not JSON"),
+        ("{", 2, "standard input is not JSON"),
+        ("[" * 200_000, 2, "standard input is not JSON"),
+        ("\udcff", 2, "standard input is not JSON"),
+        ("[]", 1, "-: the JSON holds no rows"),
         ("[[1, NaN]]", 1, "-: inputs[0][1] is nan"),
         ("[[1]]", 1, "-: inputs[0] is a list of 1, where a list of 2 belongs"),
     ],
@@ -85,8 +85,8 @@ def test_bad_files(run: Run, images: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes((images / "one.png").read_bytes()[:60])
     (tmp_path / "empty").mkdir()
     for words, code, reason in (
-        ((tmp_path / "cut.png",), 1, "cut.png: The image is truncated or damaged"),
-        ((images / "notes.txt",), 1, "notes.txt: The file is no PNG, JPEG or WebP image"),
+        ((tmp_path / "cut.png",), 1, "cut.png: the image is truncated or damaged"),
+        ((images / "notes.txt",), 1, "notes.txt: the file is no PNG, JPEG or WebP image"),
         ((tmp_path / "nothing.png",), 2, "nothing.png can't be read: No such file"),
         ((tmp_path / "empty",), 2, "holds no images (.png, .jpg, .jpeg, .webp)"),
         ((), 2, "Missing argument 'FILE...'"),

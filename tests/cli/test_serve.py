@@ -128,7 +128,7 @@ def test_a_repository_that_is_none(run: Run, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("")
     for path, words in (
-        (tmp_path / "missing", "There is no model repository"),
+        (tmp_path / "missing", "there is no model repository"),
         (tmp_path / "other" / "notes.txt", "is a file"),
         (tmp_path, "is not a model repository"),
     ):
@@ -142,7 +142,7 @@ def test_a_repository_that_is_none(run: Run, tmp_path: Path) -> None:
 def test_a_model_that_is_unknown(run: Run) -> None:
     result = run(*HERE, "--port", free_port(), "--models", "minst-mlp")
     assert result.code == 1
-    assert "There is no model 'minst-mlp'" in one_line(result.stderr)
+    assert "there is no model 'minst-mlp'" in one_line(result.stderr)
     assert "did you mean 'mnist-mlp'" in one_line(result.stderr)
 
 

@@ -144,7 +144,7 @@ def test_a_folder_of_images(run: Run, tmp_path: Path) -> None:
         (("mlp", "--data", "spiral", "--repository", "/proc/nothing"), 1, "can't be written"),
         (("mlp", "--data", "spiral", "--output", "/proc/nothing"), 2, "can't be written"),
         (("mlp", "--data", "mnist", "--data-dir", "/proc/nothing"), 1, "can't be written"),
-        (("mlp", "--data", "mnist", "--mirror", "http://127.0.0.1:9"), 1, "No mirror gave train-images-idx3-ubyte.gz"),
+        (("mlp", "--data", "mnist", "--mirror", "http://127.0.0.1:9"), 1, "no mirror gave train-images-idx3-ubyte.gz"),
         (("mlp", "--data", "/proc/self/fdinfo"), 1, "holds 0 class folders"),
     ],
 )

@@ -108,7 +108,7 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"dog holds 4 images .* at least 5"):
         load(str(root))
     (root / "dog" / "bad.png").write_bytes((root / "cat" / "0.png").read_bytes()[:50])
-    with pytest.raises(DataError, match=r"bad.png: The image is truncated or damaged"):
+    with pytest.raises(DataError, match=r"bad.png: the image is truncated or damaged"):
         load(str(root))
     with pytest.raises(DataError, match="dog is no class of the model; its classes are bird, cat"):
         labelled(root, ("bird", "cat"), (1, 28, 28))

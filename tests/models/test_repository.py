@@ -334,7 +334,7 @@ def test_racing_publishers_all_get_their_own_version(root: Path) -> None:
 
 
 def test_a_named_root_has_to_be_a_repository(tmp_path: Path) -> None:
-    with pytest.raises(RepositoryError, match=r"There is no model repository at .*missing"):
+    with pytest.raises(RepositoryError, match=r"there is no model repository at .*missing"):
         Repository(tmp_path / "missing")
     file = tmp_path / "file"
     file.write_text("")

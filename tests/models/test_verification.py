@@ -75,7 +75,7 @@ def test_data_that_cannot_be_had_is_skipped_with_the_reason(root: Path, tmp_path
     repository = copy_of("mnist-mlp", root, lambda manifest: manifest["data"].update(name="mnist"))
     verdict = verify(repository, repository.entry("mnist-mlp"), tmp_path, "http://127.0.0.1:9")
     assert verdict.status == "skipped"
-    assert "No mirror gave train-images-idx3-ubyte.gz: http://127.0.0.1:9/" in verdict.reason
+    assert "no mirror gave train-images-idx3-ubyte.gz: http://127.0.0.1:9/" in verdict.reason
 
 
 def test_data_of_another_shape_is_skipped(root: Path) -> None:

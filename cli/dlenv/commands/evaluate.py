@@ -57,7 +57,7 @@ def command(
             output.mkdir(parents=True, exist_ok=True)
             say(f"Wrote {confusion_matrix(metrics, manifest.classes, output / 'confusion-matrix.png')}.")
         except OSError as error:
-            raise DlenvError(f"The folder {output} can't be written: {error.strerror}.") from None
+            raise DlenvError(f"the folder {output} can't be written: {error.strerror}") from None
     if as_json:
         facts = {"model": manifest.name, "version": manifest.version, "data": data or manifest.data.name}
         numbers = asdict(metrics)
@@ -83,5 +83,5 @@ def _split(manifest: Manifest, data: str | None, data_dir: Path | None, mirror: 
     if data and data not in DATASETS and Path(data).is_dir():
         return labelled(Path(data), manifest.classes, manifest.row_shape)
     if data is None and name not in DATASETS:  # never a path: a manifest does not choose what is read here
-        raise UsageError(f"The model's data {name!r} is no dataset of dlenv; name a folder or a dataset by --data.")
+        raise UsageError(f"the model's data {name!r} is no dataset of dlenv; name a folder or a dataset by --data")
     return held_out(load(name, data_dir=data_dir, mirror=mirror, log=say), manifest)

@@ -139,7 +139,7 @@ def verify(
                 lent.entry(name, version)  # raises, and says what there is
         entries = [e for e in entries if (e.name, e.version) in wanted or (e.name, None) in wanted]
     if not entries:
-        raise ModelNotFound("There is no model to verify; `dlenv train` makes one.")
+        raise ModelNotFound("there is no model to verify; `dlenv train` makes one")
     verdicts = []
     for entry in entries:
         if entry.manifest is not None:

@@ -60,19 +60,19 @@ def _sources(files: Sequence[str]) -> Iterator[tuple[str, Any]]:
             elif path.is_dir():
                 images = sorted(file for file in path.iterdir() if file.suffix.lower() in _MEDIA_TYPES)
                 if not images:
-                    raise UsageError(f"The folder {path} holds no images ({', '.join(_MEDIA_TYPES)}).")
+                    raise UsageError(f"the folder {path} holds no images ({', '.join(_MEDIA_TYPES)})")
                 yield from ((str(image), image.read_bytes()) for image in images)
             else:
                 yield name, path.read_bytes()
         except OSError as error:
-            raise UsageError(f"{name} can't be read: {error.strerror}.") from None
+            raise UsageError(f"{name} can't be read: {error.strerror}") from None
 
 
 def _json_from_stdin() -> Any:
     try:
         return json.loads(sys.stdin.buffer.read())
     except (ValueError, RecursionError) as error:
-        raise UsageError(f'Standard input is not JSON ({error}); send {{"inputs": [row, ...]}}.') from None
+        raise UsageError(f'standard input is not JSON ({error}); send {{"inputs": [row, ...]}}') from None
 
 
 def _ask_here(model: str, repository: Path | None, sources: Sequence[tuple[str, Any]]) -> list[dict[str, Any]]:

@@ -184,7 +184,7 @@ def _draw(folder: Path, dataset: Dataset, trained: Trained, metrics: Metrics) ->
             path = folder / "decision-boundary.png"
             files.append(plots.decision_boundary(trained.module, dataset.preprocessing, dataset, path))
     except OSError as error:
-        raise DlenvError(f"The model is published, but {folder} can't be written: {error.strerror}.") from None
+        raise DlenvError(f"the model is published, but {folder} can't be written: {error.strerror}") from None
     return files
 
 
@@ -238,7 +238,7 @@ def _name(name: str | None, data: str, architecture: str) -> str:
     try:
         return model_name(f"{Path(data).resolve().name}-{architecture}" if name is None else name)
     except ValueError as error:
-        raise UsageError(f"{error}; choose one by --name.") from None
+        raise UsageError(f"{error}; choose one by --name") from None
 
 
 def _seed(seed: int | None) -> int:
@@ -253,7 +253,7 @@ def _check_output(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         reason = error.strerror
-        raise UsageError(f"The folder {folder} can't be written ({reason}); choose another by --output.") from None
+        raise UsageError(f"the folder {folder} can't be written ({reason}); choose another by --output") from None
 
 
 def _command_line(ctx: click.Context) -> str:

@@ -59,5 +59,5 @@ def load(
         return folder(Path(data), seed, image_size)
     hint = did_you_mean(data, DATASETS)
     raise UsageError(
-        f"There is no dataset {data!r} and no folder of that name; datasets are {', '.join(DATASETS)}{hint}"
+        f"there is no dataset {data!r} and no folder of that name; datasets are {', '.join(DATASETS)}{hint}"
     )

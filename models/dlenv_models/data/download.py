@@ -49,10 +49,10 @@ def fetch(file: File, mirrors: Sequence[str], folder: Path, log: Callable[[str],
             log(f"{url}: {failure}")
             failures.append(f"{url} ({failure})")
     except OSError as error:
-        raise DataError(f"{target} can't be written ({error.strerror}); choose another folder by --data-dir.") from None
+        raise DataError(f"{target} can't be written ({error.strerror}); choose another folder by --data-dir") from None
     raise Unreachable(
-        f"No mirror gave {file.name}: {'; '.join(failures)}. Try again later, name another mirror by --mirror URL, "
-        f"or put the file into {folder} by hand."
+        f"no mirror gave {file.name}: {'; '.join(failures)}; try again later, name another mirror by --mirror URL, "
+        f"or put the file into {folder} by hand"
     )
 
 

@@ -28,15 +28,15 @@ def folder(root: Path, seed: int, size: int = 32) -> Dataset:
     for word in (name, *files):
         if not word.isprintable() or len(word) > 100:
             raise DataError(
-                f"The folder name {word!r} is long or not printable; rename it: it becomes part of the model."
+                f"the folder name {word!r} is long or not printable; rename it: it becomes part of the model"
             )
     if not 2 <= len(files) <= MAX_CLASSES:
-        raise DataError(f"{root} holds {len(files)} class folders; it takes 2 to {MAX_CLASSES}, one for each class.")
+        raise DataError(f"{root} holds {len(files)} class folders; it takes 2 to {MAX_CLASSES}, one for each class")
     for label, paths in files.items():
         if len(paths) < MIN_PER_CLASS:
             kinds = ", ".join(EXTENSIONS)
             raise DataError(
-                f"{root / label} holds {len(paths)} images ({kinds}); each class takes at least {MIN_PER_CLASS}."
+                f"{root / label} holds {len(paths)} images ({kinds}); each class takes at least {MIN_PER_CLASS}"
             )
     whole = _read(list(files.values()), (3, size, size))
     if bool((whole.inputs == whole.inputs[:, :1]).all()):
@@ -60,9 +60,9 @@ def labelled(root: Path, classes: Sequence[str], row_shape: tuple[int, ...]) -> 
     """
     found = {path.name: images_in(path) for path in _folders(root)}
     if unknown := sorted(found.keys() - set(classes)):
-        raise DataError(f"{root / unknown[0]} is no class of the model; its classes are {', '.join(classes[:20])}.")
+        raise DataError(f"{root / unknown[0]} is no class of the model; its classes are {', '.join(classes[:20])}")
     if not any(found.values()):
-        raise DataError(f"{root} holds no images in class folders named {', '.join(classes[:20])}.")
+        raise DataError(f"{root} holds no images in class folders named {', '.join(classes[:20])}")
     return _read([found.get(name, []) for name in classes], row_shape)
 
 
@@ -75,7 +75,7 @@ def _folders(root: Path) -> list[Path]:
     try:
         return [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
     except OSError as error:
-        raise DataError(f"The data folder {root} can't be read: {error.strerror}.") from None
+        raise DataError(f"the data folder {root} can't be read: {error.strerror}") from None
 
 
 def _read(files: Sequence[Sequence[Path]], row_shape: tuple[int, ...]) -> Split:
@@ -85,7 +85,7 @@ def _read(files: Sequence[Sequence[Path]], row_shape: tuple[int, ...]) -> Split:
             try:
                 images.append(prepare(path.read_bytes(), *row_shape))
             except OSError as error:
-                raise DataError(f"{path} can't be read: {error.strerror}.") from None
+                raise DataError(f"{path} can't be read: {error.strerror}") from None
             except RequestError as error:
                 raise DataError(f"{path}: {error}") from None
             labels.append(label)

@@ -106,9 +106,9 @@ def published(
                 _unpack(fetch(file, mirrors, data_dir / dataset.folder, log))
             read = _opened(kind, data_dir)
     except (OSError, ValueError, tarfile.TarError, EOFError) as error:
-        raise DataError(f"The files of {dataset.name} in {data_dir} can't be used: {error}.") from None
+        raise DataError(f"the files of {dataset.name} in {data_dir} can't be used: {error}") from None
     if read is None:
-        raise DataError(f"The files of {dataset.name} in {data_dir} are damaged; delete them and try again.")
+        raise DataError(f"the files of {dataset.name} in {data_dir} are damaged; delete them and try again")
     train, test = read
     return with_validation(
         name=dataset.name,
