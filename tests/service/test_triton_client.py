@@ -160,7 +160,7 @@ def test_the_repository_index_load_and_unload(tmp_path: Path, serve: Serve) -> N
         client.unload_model("points")
         assert states() == {"1": "UNAVAILABLE", "2": "UNAVAILABLE"}
         assert not client.is_model_ready("points")
-        with pytest.raises(triton.InferenceServerException, match="There is no model 'nobody'"):
+        with pytest.raises(triton.InferenceServerException, match="there is no model 'nobody'"):
             client.load_model("nobody")
         client.load_model("points")
         assert client.is_model_ready("points", "2")
