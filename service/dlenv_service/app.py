@@ -5,6 +5,7 @@ Serve finds it by ``dlenv_service.app:build`` (``serve deploy``, ``serve run``),
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -15,7 +16,7 @@ from ray.serve.schema import LoggingConfig
 from dlenv.errors import StartError
 from dlenv_service import desired, scaling, short_way
 from dlenv_service.config import Settings, load_settings
-from dlenv_service.serve_fixes import fix_replica
+from dlenv_service.serve_fixes import fix_replica, stop_accepting
 
 if TYPE_CHECKING:  # torch is imported in replicas only: the launcher and Serve's controller start quicker without
     from dlenv_service.asgi import Service
@@ -28,6 +29,7 @@ DEPLOYMENT = "service"
 
 HEALTH_PERIOD_S = 5.0
 HEALTH_TIMEOUT_S = 15.0
+LAST_REQUESTS_S = 0.3
 
 
 class Replica:
@@ -54,8 +56,19 @@ class Replica:
         """Hold the models of ``user_config``, where a Serve config file has one; see :mod:`dlenv_service.desired`."""
         await self._service.apply(user_config)
 
-    async def drain(self) -> None:
-        """Answer what was accepted, take on no more; called on every replica before Serve stops."""
+    async def drain(self, port_too: bool) -> None:
+        """Answer what was accepted; called on every replica before Serve stops.
+
+        Args:
+            port_too: refuse new connections, where clients reach this replica directly.
+        """
+        draining = asyncio.create_task(self._service.drain())
+        await asyncio.sleep(0)  # answers say `Connection: close` from now on
+        if port_too:
+            stop_accepting()
+        await draining
+        # Requests that were on their way on open connections; their answers close these.
+        await asyncio.sleep(LAST_REQUESTS_S)
         await self._service.drain()
 
     def check_health(self) -> None:

@@ -245,7 +245,10 @@ class Launcher:
             with contextlib.suppress(RayError, RayServeException, TimeoutError):
                 timeout = self.settings.drain_timeout_ms / 1000 + 5
                 handle = serve.get_deployment_handle(DEPLOYMENT, APP)
-                handle.broadcast("drain").results(timeout_s=timeout, return_exceptions=True)
+                if self.arrangement.kind == "haproxy":
+                    processes.soft_stop_haproxy(self.ray_files)
+                direct = self.arrangement.kind == "direct"
+                handle.broadcast("drain", port_too=direct).results(timeout_s=timeout, return_exceptions=True)
         serve.shutdown()
 
     @contextlib.contextmanager

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["end", "of_run"]
+__all__ = ["end", "of_run", "soft_stop_haproxy"]
 
 PROC = Path("/proc")
 
@@ -21,6 +21,30 @@ def of_run(directory: Path) -> list[int]:
     Linux tells; elsewhere Ray's own reaper has to do.
     """
     return [pid for pid in _others() if _belongs(pid, str(directory))]
+
+
+def soft_stop_haproxy(directory: Path, patience_s: float = 2.0) -> None:
+    """Let HAProxy take no more connections and answer on those that there are, closing each with its next answer.
+
+    Ray stops it together with all connections. It exits when the last one is closed, which idle clients can delay;
+    after ``patience_s`` only those are left.
+    """
+    deadline = time.monotonic() + patience_s
+    for pid in _haproxies(directory):
+        _signal(pid, signal.SIGUSR1)
+    while time.monotonic() < deadline and _haproxies(directory):
+        time.sleep(0.05)
+
+
+def _haproxies(directory: Path) -> list[int]:
+    return [pid for pid in of_run(directory) if _name(pid) == "haproxy"]
+
+
+def _name(pid: int) -> str:
+    try:
+        return (PROC / str(pid) / "comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _others() -> Iterator[int]:

@@ -11,11 +11,14 @@ import ipaddress
 import socket
 
 import ray
+import uvicorn
 from ray.serve._private import http_util, replica
 
-__all__ = ["fix_replica"]
+__all__ = ["fix_replica", "stop_accepting"]
 
 EVERYWHERE = "[::]:0"
+
+_servers: list[uvicorn.Server] = []
 
 
 def fix_replica() -> None:
@@ -54,9 +57,22 @@ def _reuse_address() -> None:
 
     @functools.wraps(start)
     async def start_reusing(*args: object, **options: object) -> object:
-        return await start(*args, **{**options, "enable_so_reuseport": True})
+        task, server = await start(*args, **{**options, "enable_so_reuseport": True})
+        _servers.append(server)
+        return task, server
 
     replica.start_asgi_http_server = start_reusing
+
+
+def stop_accepting() -> None:
+    """Refuse new connections to this replica; those that there are go on.
+
+    Serve itself closes the port only when it stops the whole server, together with connections whose first request
+    is still on its way.
+    """
+    for server in _servers:
+        for listener in server.servers:
+            listener.close()
 
 
 def _set_reuse_address(sock: socket.socket) -> bool:

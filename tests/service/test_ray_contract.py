@@ -67,6 +67,12 @@ def test_the_replicas_port_is_bound_by_the_names_that_we_replace() -> None:
     assert "if enable_so_reuseport:\n        set_socket_reuse_port(sock)" in source(http_util.start_asgi_http_server)
 
 
+def test_a_server_that_starts_is_returned_with_its_listeners() -> None:
+    assert "return event_loop.create_task(server.serve(sockets=[sock])), server" in source(
+        http_util.start_asgi_http_server
+    )
+
+
 def test_public_calls_are_there() -> None:
     assert "method_name" in inspect.signature(serve.handle.DeploymentHandle.broadcast).parameters
     assert callable(serve.get_deployment_actor)
