@@ -50,7 +50,7 @@ class Replica:
 
     async def follow(self, document: Document) -> str | None:
         """Hold the models of ``document``; called on every replica when they change."""
-        return await self._agreement.follow(document)
+        return await self._service.follow(document)
 
     async def reconfigure(self, user_config: Document) -> None:
         """Hold the models of ``user_config``, where a Serve config file has one; see :mod:`dlenv_service.desired`."""

@@ -96,9 +96,30 @@ class Service:
         """Load and unload until the document is true on this replica."""
         await self.host.apply(document)
 
+    async def follow(self, document: Document) -> str | None:
+        """Apply a document here; the reason where a model that it changes can't be loaded."""
+        before = self.document["models"]
+        await self.host.apply(document)
+        for name, reason in self.host.problems.items():
+            if document["models"].get(name) != before.get(name):
+                return f"model {name!r} can't be loaded: {reason}"
+        return None
+
     async def change(self, document: Document) -> None:
-        """Make a document true on every replica."""
-        await (self.on_change or self.host.apply)(document)
+        """Make a document true on every replica, or leave all as it was.
+
+        Raises:
+            ModelInvalid: a model can't be loaded; what was loaded before still is.
+            Unavailable: the models are being changed elsewhere.
+        """
+        if self.on_change is not None:
+            await self.on_change(document)
+            return
+        before = self.document["models"]
+        reason = await self.follow(document)
+        if reason is not None:
+            await self.host.apply({"generation": document["generation"] + 1, "models": before})
+            raise ModelInvalid(reason)
 
     def check_health(self) -> None:
         """Raise when the device makes no progress.

@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from dlenv.errors import StartError
-from dlenv_service import processes, signals
+from dlenv_service import listener, processes, signals
 from dlenv_service.arrangement import HOOK_VARIABLE, RAY_FILES, Arrangement, arrange
 from dlenv_service.config import Settings
 from dlenv_service.run_directory import run_directory
-from dlenv_service.starting import POLL_S, await_running, check_port, explained
+from dlenv_service.starting import POLL_S, await_running, explained
 
 __all__ = ["run_on_ray", "serve_config", "serve_config_yaml"]
 
@@ -53,7 +53,7 @@ def run_on_ray(settings: Settings, say: Say) -> int:
         from dlenv_service.existing import deploy
 
         return deploy(settings, say)
-    check_port(settings.host, settings.port)
+    listener.check(settings.host, settings.port)
     with run_directory() as directory:
         return Launcher(settings, say, arrange(settings, directory), directory).run()
 

@@ -96,15 +96,6 @@ class Agreement:
         if newest["generation"] > held["generation"]:
             await self._service.apply(newest)
 
-    async def follow(self, document: Document) -> str | None:
-        """Apply ``document``; the reason where a model that it changes can't be loaded here."""
-        before = self._service.document["models"]
-        await self._service.apply(document)
-        for name, reason in self._service.host.problems.items():
-            if document["models"].get(name) != before.get(name):
-                return f"model {name!r} can't be loaded: {reason}"
-        return None
-
     async def _keep_comparing(self) -> None:
         while True:
             await asyncio.sleep(COMPARE_S)

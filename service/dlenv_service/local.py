@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import signal
 import socket
@@ -13,36 +12,15 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 
-from dlenv.errors import StartError
 from dlenv_service.asgi import Service
 from dlenv_service.config import Settings
+from dlenv_service.listener import BACKLOG, bind
 
-__all__ = ["bind", "run"]
+__all__ = ["run"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-BACKLOG = 2048
 # How long a connection that was accepted has to say what it came for, once no new ones are.
 LAST_WORDS_S = 1.0
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        StartError: the address is taken, not this machine's, or not permitted; names it.
-    """
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except OSError as error:
-        reason = {
-            errno.EADDRINUSE: "the port is in use; stop what listens there or give another --port",
-            errno.EACCES: "no permission for this port; give one above 1023",
-            errno.EADDRNOTAVAIL: "this machine has no such address; give another --host",
-        }.get(error.errno or 0, f"{error.strerror or error}; give another --host or --port")
-        raise StartError(f"can't listen on {host}:{port}: {reason}") from None
-    except UnicodeError:  # from the codec of international domain names
-        raise StartError(f"can't listen on {host!a}: that is no host name; give another --host") from None
 
 
 class _Server(uvicorn.Server):

@@ -49,18 +49,16 @@ async def load(service: Service, scope: Scope, receive: Receive, model: str) -> 
     parameters = _parameters(await _document(service, scope, receive))
     policy = _version_policy(parameters)
     async with service.changing:
-        before = service.document
         versions = policy if isinstance(policy, list) else None
         if isinstance(policy, int):
             known = await asyncio.to_thread(service.host.repository.versions, model)
             versions = known[-policy:] if known else None
         document = await service.host.plan_load(model, versions)
-        await service.change(document)
-        reason = service.host.problems.get(model)
-        if reason is not None:
-            generation = service.document["generation"] + 1
-            await service.change({"generation": generation, "models": before["models"]})
-            raise ModelInvalid(f"model {model!r} can't be loaded: {reason}")
+        try:
+            await service.change(document)
+        except ModelInvalid as error:
+            service.host.problems[model] = str(error)  # for the index, until the models change again
+            raise
     return json_response({})
 
 

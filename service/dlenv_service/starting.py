@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-import socket
 import time
 from collections.abc import Callable, Iterator
 
 from dlenv.errors import DlenvError, StartError
 
-__all__ = ["await_running", "check_port", "explained", "failure_reason"]
+__all__ = ["await_running", "explained", "failure_reason"]
 
 POLL_S = 0.25
 
@@ -34,30 +33,6 @@ def explained(hint: Callable[[], str]) -> Iterator[None]:
         # A task's error holds the remote traceback; its cause is what was raised there.
         reason = str(getattr(error, "cause", error)).strip().partition("\n")[0]
         raise StartError(f"Ray can't start the service ({reason}); {hint()}") from None
-
-
-def check_port(host: str, port: int) -> None:
-    """Make sure that the service can listen there.
-
-    Raises:
-        StartError: it can't, with what to do about it.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(address)
-            sock.listen(1)
-    except socket.gaierror:
-        raise StartError(f"--host {host}: no such address on this machine; give 127.0.0.1 or 0.0.0.0") from None
-    except PermissionError:
-        raise StartError(f"--port {port}: ports below 1024 need privileges; give another with --port") from None
-    except OSError as error:
-        if "in use" in (error.strerror or ""):
-            raise StartError(
-                f"port {port} on {host} is in use; stop what listens there or give another with --port"
-            ) from None
-        raise StartError(f"--host {host} --port {port}: {error.strerror}; give another") from None
 
 
 def await_running(check: Callable[[], None], hint: Callable[[], str]) -> None:

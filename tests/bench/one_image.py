@@ -121,7 +121,7 @@ def main() -> None:
     path = f"/v2/models/{options.model}/infer"
     body = np.random.default_rng(0).integers(0, 256, (1, 1, 28, 28), dtype=np.uint8).tobytes()
     runtimes = options.runtimes.split(",")
-    columns = ("p50 ms", "p99 ms", *(f"{each} conn." for each in CONNECTIONS if shutil.which("wrk")))
+    columns = ("p50 ms", "p99 ms", *(f"req/s at {each}" for each in CONNECTIONS if shutil.which("wrk")))
     figures: dict[str, list[tuple[float, ...]]] = {runtime: [] for runtime in runtimes}
     loops: list[tuple[float, float]] = []
     running = {}

@@ -244,7 +244,7 @@ class TestOneReplica:
             [BIN / "dlenv", "serve", "--port", str(one.port)], capture_output=True, text=True, timeout=60
         )
         assert second.returncode == 1
-        assert f"port {one.port} on 127.0.0.1 is in use" in second.stderr
+        assert f"can't listen on 127.0.0.1:{one.port}: the port is in use" in second.stderr
         assert "Traceback" not in second.stderr
 
     def test_a_killed_replica_comes_back_with_the_models_that_were_loaded(self, one: Serving) -> None:

@@ -18,7 +18,7 @@ from dlenv_models.manifest import Architecture, DataInfo, Metrics, Preprocessing
 from dlenv_models.repository import Repository
 from dlenv_service.asgi import Service
 from dlenv_service.config import Settings
-from dlenv_service.local import bind
+from dlenv_service.listener import bind
 
 torch.set_num_threads(1)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -19,28 +18,9 @@ from dlenv.errors import StartError
 from dlenv_service import arrangement, processes, scaling, short_way
 from dlenv_service.config import Settings
 from dlenv_service.run_directory import run_directory
-from dlenv_service.starting import check_port, explained, failure_reason
+from dlenv_service.starting import explained, failure_reason
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of pydantic, when it is imported
-
-
-class TestPort:
-    def test_in_use(self) -> None:
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            taken.listen()
-            port = taken.getsockname()[1]
-            with pytest.raises(StartError, match=f"port {port} on 127.0.0.1 is in use; .* --port"):
-                check_port("127.0.0.1", port)
-        check_port("127.0.0.1", port)
-
-    def test_address_of_another_machine(self) -> None:
-        with pytest.raises(StartError, match=r"--host 192\.0\.2\.1"):
-            check_port("192.0.2.1", 8000)
-
-    def test_name_that_is_none(self) -> None:
-        with pytest.raises(StartError, match=r"--host no\.such\.host\.invalid"):
-            check_port("no.such.host.invalid", 8000)
 
 
 def test_the_replicas_sentence_is_found_in_serves_message() -> None:

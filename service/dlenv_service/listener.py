@@ -1,0 +1,42 @@
+"""The address that the service listens on."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from dlenv.errors import StartError
+
+__all__ = ["BACKLOG", "bind", "check"]
+
+# Connections that the kernel keeps until they are accepted; uvicorn's own default (uvicorn/config.py).
+BACKLOG = 2048
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        StartError: the address is taken, not this machine's, or not permitted; names it.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        reason = {
+            errno.EADDRINUSE: "the port is in use; stop what listens there or give another --port",
+            errno.EACCES: "no permission for this port; give one above 1023",
+            errno.EADDRNOTAVAIL: "this machine has no such address; give another --host",
+        }.get(error.errno or 0, f"{error.strerror or error}; give another --host or --port")
+        raise StartError(f"can't listen on {host}:{port}: {reason}") from None
+    except UnicodeError:  # from the codec of international domain names
+        raise StartError(f"can't listen on {host!a}: that is no host name; give another --host") from None
+
+
+def check(host: str, port: int) -> None:
+    """Make sure that the service can listen there, for those who can't be handed a socket.
+
+    Raises:
+        StartError: it can't.
+    """
+    bind(host, port).close()

@@ -1,0 +1,54 @@
+"""The address that the service listens on, and what is said when it can't."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from dlenv.errors import StartError
+from dlenv_service.listener import bind, check
+
+
+def test_a_port_in_use_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            StartError, match=f"can't listen on 127.0.0.1:{port}: the port is in use; stop what listens"
+        ):
+            bind("127.0.0.1", port)
+    check("127.0.0.1", port)
+
+
+def test_a_port_is_free_again_at_once() -> None:
+    first = bind("127.0.0.1", 0)
+    port = first.getsockname()[1]
+    with socket.create_connection(("127.0.0.1", port)):
+        accepted, _ = first.accept()
+        accepted.close()  # the side that closes first keeps the port in TIME_WAIT
+        first.close()
+    bind("127.0.0.1", port).close()
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("203.0.113.1", "this machine has no such address; give another --host"),  # RFC 5737: nobody's
+        ("no-such-host.invalid", "give another --host"),
+        ("a..b", "that is no host name"),
+        ("x" * 70 + ".y", "give another --host"),
+    ],
+)
+def test_a_host_that_is_not_here_is_named(host: str, words: str) -> None:
+    with pytest.raises(StartError, match="can't listen on") as refused:
+        bind(host, 0)
+    assert words in str(refused.value)
+    assert host in str(refused.value)
+
+
+def test_ipv6_and_names_are_addresses_too() -> None:
+    for host in ("localhost", "::1") if socket.has_ipv6 and Path("/proc/net/if_inet6").exists() else ("localhost",):
+        listener = bind(host, 0)
+        assert listener.getsockname()[1] > 0
+        listener.close()
