@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import http.client
 import logging
 import os
 import shutil
@@ -23,6 +22,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from dlenv.errors import StartError
 from dlenv_service import listener, processes, signals
@@ -106,15 +107,9 @@ class Launcher:
             self._start_serve()
         with self._step("Loading models"):
             self._deploy()
-            self._wait_for_answer()
+            names = ", ".join(self._wait_for_answer())
         self._serving = True
-        self.say(f"Serving at {self.url}; stop with Ctrl-C")
-
-    @property
-    def url(self) -> str:
-        """Where the service answers."""
-        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
-        return f"http://{host}:{self.settings.port}"
+        self.say(f"Serving {names} on {self.settings.url}; Ctrl-C stops")
 
     def _start_ray(self) -> None:
         import ray
@@ -169,23 +164,23 @@ class Launcher:
             shutil.copytree((self.ray_files / "session_latest" / "logs").resolve(), logs, dirs_exist_ok=True)
         return f"see Ray's logs in {logs}"
 
-    def _wait_for_answer(self) -> None:
-        """Wait until the public port answers; HAProxy learns of the replicas a moment after they run."""
+    def _wait_for_answer(self) -> list[str]:
+        """Wait until the public port answers, and ask it for its models.
+
+        HAProxy learns of the replicas a moment after they run.
+        """
         wildcard = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
         host = wildcard.get(self.settings.host, self.settings.host)
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            connection = http.client.HTTPConnection(host, self.settings.port, timeout=5)
-            try:
-                connection.request("GET", "/v2/health/ready")
-                if connection.getresponse().status == 200:
-                    return
-            except (OSError, http.client.HTTPException):
-                pass
-            finally:
-                connection.close()
-            time.sleep(POLL_S)
-        raise StartError(f"{self.url} does not answer although the service runs; {self._keep_logs()}")
+        # No proxy from the environment stands between this machine and itself.
+        with httpx.Client(base_url=self.settings.model_copy(update={"host": host}).url, trust_env=False) as client:
+            while time.monotonic() < deadline:
+                with contextlib.suppress(httpx.TransportError):
+                    if client.get("/v2/health/ready").is_success:
+                        loaded = client.get("/v2/models/stats").json()["model_stats"]
+                        return sorted({model["name"] for model in loaded})
+                time.sleep(POLL_S)
+        raise StartError(f"{self.settings.url} does not answer although the service runs; {self._keep_logs()}")
 
     def _serve(self) -> bool:
         """Wait for a signal; true where Ray died instead."""

@@ -85,6 +85,11 @@ class Settings(pydantic.BaseModel):
         "info", description="Least severe message to log."
     )
 
+    @property
+    def url(self) -> str:
+        """Where the service answers."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Settings:
         if self.max_replicas is not None and self.max_replicas < self.replicas:

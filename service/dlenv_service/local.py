@@ -95,8 +95,7 @@ async def _serve(
         await service.startup()
         names = ", ".join(sorted({served.name for served in service.host.loaded()}))
         serving = loop.create_task(server.serve(sockets=[listener]))
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        say(f"Serving {names} on http://{host}:{settings.port} ({service.host.device}); Ctrl-C stops")
+        say(f"Serving {names} on {settings.url} ({service.host.device}); Ctrl-C stops")
         await asyncio.wait({serving, loop.create_task(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
         say("Draining ...")
         await service.drain()

@@ -65,7 +65,7 @@ class Serving:
 
     def wait_until_it_serves(self) -> None:
         deadline = time.monotonic() + START_S
-        while f"Serving at {self.url}" not in self.said:
+        while f"on {self.url}; Ctrl-C stops" not in self.said:
             assert self.process.poll() is None, self.said
             assert time.monotonic() < deadline, self.said
             time.sleep(0.1)

@@ -221,6 +221,10 @@ def test_a_failed_load_leaves_the_old_version_serving(root: Path) -> None:
         for policy in (None, {"specific": {"versions": [1, 3]}}):
             assert load(running, "points", policy).status_code == 400
             assert running.service.host.versions("points") == [2]
+            index = running.client.post("/v2/repository/index").json()
+            (damaged,) = (each for each in index if each["name"] == "points" and each["version"] == "3")
+            assert damaged["state"] == "UNAVAILABLE"
+            assert "SHA-256" in damaged["reason"]
             answer = infer(running).json()
             assert answer["model_version"] == "2"
             np.testing.assert_allclose(
