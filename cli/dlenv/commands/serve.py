@@ -46,6 +46,7 @@ def _serve(config: Path | None, print_config: bool, names: tuple[str, ...], **fl
         given["models"] = models
     settings = load_settings(given, os.environ, config)
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel("WARNING")  # it would log our own question whether the service is up
     try:
         if print_config:
             from dlenv_service.cluster import serve_config_yaml
