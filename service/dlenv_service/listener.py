@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 
 from dlenv.errors import StartError
 
-__all__ = ["BACKLOG", "bind", "check"]
+__all__ = ["BACKLOG", "bind", "check", "is_loopback"]
 
 # Connections that the kernel keeps until they are accepted; uvicorn's own default (uvicorn/config.py).
 BACKLOG = 2048
@@ -40,3 +41,11 @@ def check(host: str, port: int) -> None:
         StartError: it can't.
     """
     bind(host, port).close()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there; a name other than localhost is taken for no."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

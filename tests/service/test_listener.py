@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dlenv.errors import StartError
-from dlenv_service.listener import bind, check
+from dlenv_service.listener import bind, check, is_loopback
 
 
 def test_a_port_in_use_is_named() -> None:
@@ -52,3 +52,13 @@ def test_ipv6_and_names_are_addresses_too() -> None:
         listener = bind(host, 0)
         assert listener.getsockname()[1] > 0
         listener.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_only_this_machine_reaches_loopback(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_others_may_reach_anything_else(host: str) -> None:
+    assert not is_loopback(host)

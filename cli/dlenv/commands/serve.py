@@ -13,12 +13,11 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 
-from dlenv.errors import MissingExtra
+from dlenv.console import needs, say
 
-try:
+with needs("serve"):
     from dlenv_service.config import Settings, load_settings
-except ModuleNotFoundError as missing:
-    raise MissingExtra(f"dlenv serve needs the package {missing.name}; run: pip install 'dlenv[serve]'") from None
+    from dlenv_service.listener import is_loopback
 
 
 def _option(name: str) -> click.Option:
@@ -47,23 +46,19 @@ def _serve(config: Path | None, print_config: bool, names: tuple[str, ...], **fl
     settings = load_settings(given, os.environ, config)
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel("WARNING")  # it would log our own question whether the service is up
-    try:
+    with needs("serve"):
         if print_config:
             from dlenv_service.cluster import serve_config_yaml
 
             click.echo(serve_config_yaml(settings), nl=False)
             return 0
+        if not is_loopback(settings.host):
+            say(f"Note: no key is asked for; whoever reaches {settings.url} can ask, load and unload models.")
         if settings.runtime == "local":
             from dlenv_service.local import run
         else:
             from dlenv_service.cluster import run_on_ray as run
-    except ModuleNotFoundError as missing:
-        raise MissingExtra(f"dlenv serve needs the package {missing.name}; run: pip install 'dlenv[serve]'") from None
-    return run(settings, _say)
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
+        return run(settings, say)
 
 
 command = click.Command(
