@@ -21,6 +21,8 @@ MAX_CLASSES = 1000
 MAX_PIXELS = 1024 * 1024  # of one input image; larger ones belong to other architectures
 MAX_FEATURES = 65_536
 MAX_PARAMETERS = 64_000_000  # 256 MB of float32: checked before anything is allocated for an untrusted manifest
+# 64 MiB of float32 for one row, which a batch multiplies: resnet18 on 512 x 512 pixels, lenet with 16 channels on any.
+MAX_ACTIVATION = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,12 @@ def complete(name: str, arguments: Mapping[str, Any], where: str = "") -> dict[s
     _check_shape(name, spec, checked["input_shape"], f"{where}input_shape")
     if (count := parameters(name, checked)) > MAX_PARAMETERS:
         raise ValueError(f"{where.rstrip('.') or name}: {count:,} parameters; at most {MAX_PARAMETERS:,} are allowed")
+    if (count := largest_activation(name, checked)) > MAX_ACTIVATION:
+        levers = " or fewer channels" if "channels" in checked else ""
+        raise ValueError(
+            f"{where}input_shape: {checked['input_shape']} gives {name} a tensor of {count:,} numbers for one row, "
+            f"but at most {MAX_ACTIVATION:,} are allowed; take a smaller input{levers}"
+        )
     return checked
 
 
@@ -94,6 +102,26 @@ def parameters(name: str, arguments: Mapping[str, Any]) -> int:
     # He et al. 2015, table 1, with the 3x3 stem: counted from torchvision's module; the two variable ends are added.
     fixed = 11_167_104
     return fixed + 64 * 9 * int(shape[0]) + 513 * int(classes)
+
+
+def largest_activation(name: str, arguments: Mapping[str, Any]) -> int:
+    """How many elements the largest tensor has through which one row passes, with these (complete) arguments.
+
+    The row itself counts, as does what each layer gives; computed from the sizes alone, without building a module.
+    A batch takes this times its rows, in float32, for that tensor; PyTorch keeps a few such tensors at a time.
+    """
+    shape, classes = arguments["input_shape"], arguments["classes"]
+    sizes = [math.prod(shape), classes]
+    if name == "mlp":
+        sizes += arguments["hidden"]
+    elif name == "lenet":
+        first, second = arguments["channels"]
+        # A pooling gives less than the convolution before it, and the dense layers less than the smallest image.
+        sizes += [first * math.prod(shape[1:]), second * math.prod(size // 2 - 4 for size in shape[1:])]
+    elif name == "resnet18":
+        # The stem keeps height and width; each later stage has twice the channels on a quarter of the pixels.
+        sizes += [64 * math.prod(shape[1:])]
+    return int(max(sizes))
 
 
 def lenet_features(input_shape: Sequence[int], channels: int) -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import doctest
+from math import prod
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from dlenv.errors import UsageError
-from dlenv_models.architectures import ARCHITECTURES, complete, parameters
+from dlenv_models.architectures import ARCHITECTURES, MAX_ACTIVATION, complete, largest_activation, parameters
 from dlenv_models.zoo import build
 
 CASES: list[tuple[str, list[int], dict[str, Any]]] = [
@@ -37,6 +38,66 @@ def test_builds_logits_and_counts_its_parameters(name: str, shape: list[int], op
 
 def test_every_architecture_is_covered() -> None:
     assert {name for name, _, _ in CASES} == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "options"),
+    [
+        *CASES,
+        ("linear", [3], {}),  # the logits are the largest
+        ("mlp", [5000], {"hidden": [300, 4]}),  # the input
+        ("mlp", [2], {"hidden": [10, 400, 20]}),
+        ("lenet", [3, 64, 48], {"channels": [1, 1]}),  # the input
+        ("lenet", [1, 40, 41], {"channels": [1, 256]}),  # the second convolution
+        ("lenet", [1, 13, 13], {"channels": [1, 2]}),
+        ("lenet", [3, 12, 12], {"channels": [256, 1]}),
+        ("lenet", [1, 12, 12], {"channels": [1, 130], "dropout": 0.5}),
+        ("resnet18", [3, 9, 8], {}),
+        ("resnet18", [1, 15, 33], {}),
+        ("resnet18", [3, 224, 224], {}),
+    ],
+)
+def test_the_largest_activation_is_that_of_the_real_module(
+    name: str, shape: list[int], options: dict[str, Any]
+) -> None:
+    arguments = {"input_shape": shape, "classes": 7, **options}
+    module = build(name, **arguments).eval()
+    seen = [prod(shape)]
+    for part in module.modules():
+        part.register_forward_hook(lambda _module, _inputs, output: seen.append(output[0].numel()))
+    with torch.inference_mode():
+        module(torch.zeros(2, *shape))
+    assert len(seen) > 2
+    assert largest_activation(name, complete(name, arguments)) == max(seen)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "options"),
+    [
+        ("resnet18", [3, 512, 512], {}),
+        ("lenet", [3, 1024, 1024], {"channels": [16, 1]}),
+        ("lenet", [3, 224, 224], {"channels": [256, 8]}),
+    ],
+)
+def test_large_but_sensible_activations_are_allowed(name: str, shape: list[int], options: dict[str, Any]) -> None:
+    arguments = complete(name, {"input_shape": shape, "classes": 10, **options})
+    assert largest_activation(name, arguments) <= MAX_ACTIVATION
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "options", "reason"),
+    [
+        ("resnet18", [3, 1024, 1024], {}, r"67,108,864 numbers for one row, .* 16,777,216 .*; take a smaller input$"),
+        ("resnet18", [1, 512, 513], {}, "16,809,984 numbers"),
+        ("lenet", [1, 1024, 1024], {"channels": [256, 1]}, r"268,435,456 numbers.*smaller input or fewer channels$"),
+    ],
+)
+def test_an_activation_that_would_fill_the_memory_is_refused(
+    name: str, shape: list[int], options: dict[str, Any], reason: str
+) -> None:
+    """Few parameters, so only this bound stands between an untrusted manifest and a gibibyte for each row."""
+    with pytest.raises(ValueError, match=rf"a\.input_shape: .*{shape[1]}, {shape[2]}\] gives {name} .*{reason}"):
+        complete(name, {"input_shape": shape, "classes": 10, **options}, "a.")
 
 
 def test_lenet_of_the_book() -> None:
