@@ -26,7 +26,13 @@ def restore(architecture: Architecture, data: bytes) -> nn.Module:
     try:
         tensors = load(data)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"the weights are not in safetensors format ({error})") from None
+        reason = ascii(str(error))[1:-1]  # it may quote the file, which may hold control sequences for a terminal
+        raise ValueError(f"the weights are not in safetensors format ({reason})") from None
+    # The format's own parser lets these two pass; only making the tensors fails.
+    except KeyError as error:
+        raise ValueError(f"the weights hold numbers of the type {error}, which PyTorch can't load") from None
+    except TypeError:
+        raise ValueError("the weights hold a tensor with a size beyond 63 bits, which PyTorch can't load") from None
     module = _skeleton(architecture)
     _compare(tensors, module.state_dict())
     module.load_state_dict(tensors, assign=True)

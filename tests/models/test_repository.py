@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -175,6 +176,28 @@ def _not_finite(path: Path) -> None:
     _replace_weights(path, save(load((path / WEIGHTS).read_bytes()) | {"output.bias": torch.tensor([0, torch.nan])}))
 
 
+def _unknown_dtype(path: Path) -> None:
+    _replace_weights(path, _by_hand({"dtype": "F4", "shape": [4], "data_offsets": [0, 2]}, bytes(2)))
+
+
+def _unknown_dtype_of_a_byte(path: Path) -> None:
+    _replace_weights(path, _by_hand({"dtype": "F8_E8M0", "shape": [2], "data_offsets": [0, 2]}, bytes(2)))
+
+
+def _endless_but_empty(path: Path) -> None:
+    _replace_weights(path, _by_hand({"dtype": "F32", "shape": [0, 2**63], "data_offsets": [0, 0]}, b""))
+
+
+def _control_sequence(path: Path) -> None:
+    _replace_weights(path, _by_hand({"dtype": "\x1b[2J", "shape": [2], "data_offsets": [0, 2]}, bytes(2)))
+
+
+def _by_hand(tensor: dict[str, Any], data: bytes) -> bytes:
+    """A safetensors file of one tensor that the library would not write: length of the header, header, data."""
+    header = json.dumps({"output.bias": tensor}).encode()
+    return struct.pack("<Q", len(header)) + header + data
+
+
 def _edit(path: Path, change: Any) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     change(manifest)
@@ -227,6 +250,10 @@ def test_refused_when_listed_while_the_others_stay(root: Path, publish: Publish,
         (_other_shape, r"'output.bias' are torch.float32 \[3\]"),
         (_other_dtype, r"'output.bias' are torch.float16 \[2\]"),
         (_not_finite, "not finite"),
+        (_unknown_dtype, r"refused: the weights hold numbers of the type 'F4', which PyTorch can't load"),
+        (_unknown_dtype_of_a_byte, "the type 'F8_E8M0'"),
+        (_endless_but_empty, "a size beyond 63 bits, which PyTorch can't load"),
+        (_control_sequence, r"not in safetensors format \(.*\\x1b\[2J"),
     ],
 )
 def test_refused_when_loaded_while_the_others_stay(root: Path, publish: Publish, damage: Any, reason: str) -> None:
