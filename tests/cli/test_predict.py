@@ -81,6 +81,54 @@ def test_bad_standard_input(run: Run, monkeypatch: pytest.MonkeyPatch, text: str
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[[NaN, 1]]", "inputs[0][0] is nan"),
+        ("[[1, 2], [0.5, -Infinity], [NaN, 1]]", "inputs[1][1] is -inf"),
+        ('{"inputs": [[1, 1e999]]}', "inputs[0][1] is inf"),
+        ('{"inputs": [[1, 2]], "more": {"a": [0, NaN]}}', "'more'['a'][1] is nan"),
+        (r'{"\ud800": NaN}', r"'\ud800' is nan"),
+        ("Infinity", "inputs is inf"),
+    ],
+)
+def test_numbers_that_are_not_json_never_reach_a_service(
+    run: Run, monkeypatch: pytest.MonkeyPatch, service: str, text: str, reason: str
+) -> None:
+    for where in ((), ("--url", service)):
+        monkeypatch.setattr("sys.stdin", Standard(text))
+        result = run("predict", "good" if where else "spiral-mlp", "-", *where)
+        assert (result.code, result.stdout) == (1, "")
+        assert result.stderr == f"Error: -: {reason}, where a finite number belongs\n"
+    assert Recorder.asked == []
+
+
+def test_all_other_json_reaches_the_service_as_it_is(run: Run, monkeypatch: pytest.MonkeyPatch, service: str) -> None:
+    """Half a surrogate pair is JSON, though no text; the service says what it thinks of it."""
+    for text in (
+        r'{"inputs": [["\ud800", "ä"]]}',
+        '{"inputs": [[1, 2]], "more": null}',
+        "7",
+        "[[123456789012345678901]]",
+    ):
+        monkeypatch.setattr("sys.stdin", Standard(text))
+        assert run("predict", "good", "-", "--url", service).code == 0
+        content = json.loads(text)
+        sent = json.loads(Recorder.asked.pop()[2])
+        assert sent == (content if isinstance(content, dict) else {"inputs": content})
+
+
+@pytest.mark.parametrize("depth", [40, 900])
+def test_json_nested_too_deeply(run: Run, monkeypatch: pytest.MonkeyPatch, service: str, depth: int) -> None:
+    """Near the limit of recursion reading may still work where writing fails."""
+    for where in ((), ("--url", service)):
+        monkeypatch.setattr("sys.stdin", Standard("[" * depth + "]" * depth))
+        result = run("predict", "good" if where else "spiral-mlp", "-", *where)
+        assert (result.code, result.stdout) == (1, "")
+        assert result.stderr == "Error: -: the JSON is nested deeper than 32 lists; send the model's input shape\n"
+    assert Recorder.asked == []
+
+
 def test_bad_files(run: Run, images: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes((images / "one.png").read_bytes()[:60])
     (tmp_path / "empty").mkdir()

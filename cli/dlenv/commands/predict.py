@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 import click
 
 from dlenv.console import needs, parse_reference, print_json, print_table
-from dlenv.errors import DataError, RequestError, Unreachable, UsageError
+from dlenv.errors import DataError, InvalidValue, RequestError, Unreachable, UsageError
 
 _MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
+_DEEPEST = 32  # lists in lists: a batch of images has 4
 
 
 @click.command()
@@ -70,9 +72,33 @@ def _sources(files: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 def _json_from_stdin() -> Any:
     try:
-        return json.loads(sys.stdin.buffer.read())
+        value = json.loads(sys.stdin.buffer.read())
     except (ValueError, RecursionError) as error:
         raise UsageError(f'standard input is not JSON ({error}); send {{"inputs": [row, ...]}}') from None
+    _check_values(value)
+    return value
+
+
+def _check_values(value: Any) -> None:
+    """Raise ``InvalidValue`` at what Python reads, but can't write as JSON: NaN, Infinity, 1e999, endless nesting."""
+    waiting: list[tuple[str, int, Any]] = [("inputs", 0, value)]
+    if isinstance(value, dict):
+        waiting = [(key if key == "inputs" else repr(key), 0, part) for key, part in value.items()][::-1]
+    while waiting:  # no recursion, whose limit is what nesting could reach
+        where, depth, item = waiting.pop()
+        if depth > _DEEPEST:
+            raise InvalidValue(f"-: the JSON is nested deeper than {_DEEPEST} lists; send the model's input shape")
+        if isinstance(item, float) and not math.isfinite(item):
+            raise InvalidValue(f"-: {where} is {item}, where a finite number belongs")
+        if isinstance(item, dict | list):
+            parts = item.items() if isinstance(item, dict) else enumerate(item)
+            # Finite numbers get no name and no place in the queue: an image may have millions.
+            found = [
+                (f"{where}[{key!r}]", depth + 1, part)
+                for key, part in parts
+                if isinstance(part, dict | list) or (isinstance(part, float) and not math.isfinite(part))
+            ]
+            waiting += found[::-1]
 
 
 def _ask_here(model: str, repository: Path | None, sources: Sequence[tuple[str, Any]]) -> list[dict[str, Any]]:
@@ -116,7 +142,9 @@ def _answer(client: Any, address: str, source: str, content: Any) -> dict[str, A
         media_type = _MEDIA_TYPES.get(Path(source).suffix.lower(), "application/octet-stream")
         response = client.post(address, content=content, headers={"Content-Type": media_type})
     else:
-        response = client.post(address, json=content if isinstance(content, dict) else {"inputs": content})
+        # Not httpx's json=, which fails at half a surrogate pair.
+        body = json.dumps(content if isinstance(content, dict) else {"inputs": content}, allow_nan=False)
+        response = client.post(address, content=body.encode(), headers={"Content-Type": "application/json"})
     try:
         answer = response.json()
         if response.is_success:
