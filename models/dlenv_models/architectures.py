@@ -34,6 +34,7 @@ class Spec:
     images_only: bool = False
     smallest: int = 1  # pixels in height and width
     deep: bool = False  # operators large enough to be worth several CPU threads
+    smallest_batch: int = 1  # rows to train on at once
 
 
 ARCHITECTURES: Mapping[str, Spec] = {
@@ -55,6 +56,7 @@ ARCHITECTURES: Mapping[str, Spec] = {
         images_only=True,
         smallest=8,
         deep=True,
+        smallest_batch=2,  # batch normalisation has no variance of one row
     ),
 }
 

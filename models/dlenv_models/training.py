@@ -34,7 +34,7 @@ from torch import nn
 from dlenv.errors import DataError, UsageError
 from dlenv_models import zoo
 from dlenv_models._check import did_you_mean
-from dlenv_models.architectures import complete
+from dlenv_models.architectures import ARCHITECTURES, complete
 from dlenv_models.augment import affine
 from dlenv_models.data import Dataset
 from dlenv_models.evaluation import measure, preprocess
@@ -49,7 +49,7 @@ class Options:
     """How to train. The defaults are for rows of numbers; :func:`recipe` has those for images."""
 
     epochs: int = 100
-    batch_size: int = 64
+    batch_size: int = 64  # a last batch of a single row joins the one before
     optimizer: str = "adam"
     lr: float = 0.01
     momentum: float = 0.9  # sgd only
@@ -162,6 +162,11 @@ def train(
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if options.batch_size < (least := ARCHITECTURES[name].smallest_batch):
+        raise UsageError(
+            f"batch_size: {options.batch_size} is too small for {name}, whose batch normalisation compares the rows "
+            f"of a batch; take {least} or more"
+        )
     # The caller's random state stays as it is, and can't change the result.
     device = torch.device(options.device)
     forked = [device.index or 0] if device.type == "cuda" else []
@@ -191,7 +196,7 @@ def _fit(
     for epoch in range(1, options.epochs + 1):
         begin = time.perf_counter()
         order = torch.randperm(len(labels), generator=random).to(device)
-        batches = torch.split(order, options.batch_size)
+        batches = _batches(order, options.batch_size)
         module.train()
         total_loss, right, seen = 0.0, 0, 0
         for number, rows in enumerate(batches):
@@ -235,6 +240,17 @@ def _fit(
     if options.patience:
         module.load_state_dict(best)
     return history
+
+
+def _batches(order: torch.Tensor, size: int) -> list[torch.Tensor]:
+    """``order`` in parts of ``size``; the last is shorter, or one longer where it would be a single row.
+
+    Batch normalisation can't train on a single row, and in any architecture its gradient would be mostly noise.
+    """
+    batches = list(torch.split(order, size))
+    if size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
 
 
 def _optimizer(module: nn.Module, options: Options) -> torch.optim.Optimizer:

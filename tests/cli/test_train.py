@@ -139,6 +139,7 @@ def test_a_folder_of_images(run: Run, tmp_path: Path) -> None:
         (("mlp", "--data", "spiral", "--augment"), 2, "spiral holds no images"),
         (("mlp", "--data", "spiral", "--name", "../evil"), 2, "'../evil' is not a model name"),
         (("mlp", "--data", "spiral", "--seed", "-1"), 2, "seed: -1"),
+        (("resnet18", "--data", "digits", "--batch-size", "1"), 2, "batch_size: 1 is too small for resnet18"),
         (("mlp", "--data", "spiral", "--device", "tpu"), 2, "device: 'tpu'"),
         (("mlp", "--data", "spiral", "--repository", "/dev/null"), 1, "is a file, not a model repository"),
         (("mlp", "--data", "spiral", "--repository", "/proc/nothing"), 1, "can't be written"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -141,6 +142,32 @@ def test_a_loss_that_is_no_number_ends_training(digits: Dataset) -> None:
 def test_bad_options_are_named(spiral: Dataset, change: dict[str, Any], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         train("mlp", spiral, replace(QUICK, **change))
+
+
+def test_batch_size_one_has_nothing_to_normalise(digits: Dataset) -> None:
+    with pytest.raises(UsageError, match=r"batch_size: 1 is too small for resnet18, .*; take 2 or more$"):
+        train("resnet18", digits, replace(QUICK, batch_size=1))
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "ends"),
+    [(9, 4, [4, 9]), (10, 4, [4, 8, 10]), (8, 4, [4, 8]), (3, 2, [3]), (1, 4, [1]), (3, 1, [1, 2, 3])],
+)
+def test_a_last_batch_of_one_row_joins_the_one_before(digits: Dataset, rows: int, size: int, ends: list[int]) -> None:
+    steps: list[Step] = []
+    train("linear", first(digits, rows), replace(QUICK, epochs=1, batch_size=size), on_step=steps.append)
+    assert [step.done for step in steps] == ends
+
+
+def test_resnet_trains_where_one_row_is_left_over(digits: Dataset) -> None:
+    """The last stage has one pixel of these images, so that a single row would be a single value for each channel."""
+    trained = train("resnet18", first(digits, 5), replace(QUICK, epochs=1, batch_size=2))
+    assert torch.isfinite(weights(trained)).all()
+
+
+def first(dataset: Dataset, rows: int) -> Dataset:
+    """The dataset with only so many training rows."""
+    return replace(dataset, train=dataset.train.take(np.arange(rows)))
 
 
 def test_an_architecture_that_does_not_fit_the_data(spiral: Dataset, digits: Dataset) -> None:
