@@ -16,6 +16,7 @@ internals (paths of the service, stack traces, class names).
     │   └── ModelNotFound         404   1   no such model, or no such version of it
     ├── StartError                500   1   the service can't start (port taken, Ray not usable, ...)
     └── RequestError              400   1   an HTTP request that can't be answered
+        ├── Forbidden             403   1   another web page asked for something that changes the service
         ├── NotFound              404   1   no such path
         ├── MethodNotAllowed      405   1   the path exists, but not for this method
         ├── BodyTimeout           408   1   the body came too slowly
@@ -23,6 +24,7 @@ internals (paths of the service, stack traces, class names).
         ├── UnsupportedType       415   1   a content type or file format that is not understood
         ├── InvalidValue          422   1   well-formed, but not what the model takes
         ├── Overloaded            429   1   the queue is full; carries ``retry_after`` (seconds)
+        ├── ModelFailed           500   1   the model raised an error on a batch
         ├── Unavailable           503   1   not ready yet, or draining
         └── DeadlineExceeded      504   1   not answered within the deadline
 """
@@ -36,9 +38,11 @@ __all__ = [
     "DataError",
     "DeadlineExceeded",
     "DlenvError",
+    "Forbidden",
     "InvalidValue",
     "MethodNotAllowed",
     "MissingExtra",
+    "ModelFailed",
     "ModelInvalid",
     "ModelNotFound",
     "NotFound",
@@ -108,6 +112,12 @@ class RequestError(DlenvError):
     status = 400
 
 
+class Forbidden(RequestError):
+    """Another web page, in a browser on this machine, asked for something that changes the service."""
+
+    status = 403
+
+
 class NotFound(RequestError):
     """No such path."""
 
@@ -156,6 +166,12 @@ class Overloaded(RequestError):
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class ModelFailed(RequestError):
+    """The model raised an error on the batch that the request was in."""
+
+    status = 500
 
 
 class Unavailable(RequestError):

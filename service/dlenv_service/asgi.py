@@ -10,14 +10,16 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
 
-from dlenv.errors import ModelInvalid, ModelNotFound, RequestError, Unavailable
+from dlenv.errors import ModelInvalid, ModelNotFound, Overloaded, RequestError, Unavailable
 from dlenv_service import routes
 from dlenv_service.config import Settings
 from dlenv_service.host import Document, Host
-from dlenv_service.http import Receive, Response, Scope, Send, json_response, problem
+from dlenv_service.http import Receive, Response, Scope, Send, header, json_response, problem
 from dlenv_service.metrics import Metrics
 
 __all__ = ["Service"]
@@ -40,7 +42,9 @@ class Service:
         self.in_flight = 0  # requests that have arrived and are not answered completely
         self.on_change: Callable[[Document], Awaitable[None]] | None = None
         self.changing = asyncio.Lock()
+        self._changes: set[asyncio.Task[None]] = set()  # those under way; the loop itself keeps no reference
         self.decoders = ThreadPoolExecutor(DECODERS, "dlenv-decode")
+        self.body_bytes = 0  # that requests which wait may hold
         self.decoding = 0  # images that wait for a decoder or are in one
         self.metrics = Metrics(self)
         self._started = False
@@ -79,7 +83,11 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether inference requests are answered and the service is not about to stop."""
+        """Whether inference requests are answered, by a device that works, and the service is not about to stop."""
+        try:
+            self.check_health()
+        except Unavailable:
+            return False
         return self._started and not self._draining
 
     @property
@@ -95,6 +103,13 @@ class Service:
     async def apply(self, document: Document) -> None:
         """Load and unload until the document is true on this replica."""
         await self.host.apply(document)
+
+    async def to_the_end(self, change: Coroutine[Any, Any, None]) -> None:
+        """Await a change of the models that goes on when the client that asked for it goes away."""
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        await asyncio.shield(task)
 
     async def follow(self, document: Document) -> str | None:
         """Apply a document here; the reason where a model that it changes can't be loaded."""
@@ -122,10 +137,10 @@ class Service:
             raise ModelInvalid(reason)
 
     def check_health(self) -> None:
-        """Raise when the device makes no progress.
+        """Raise when the device makes no progress or a model fails again and again.
 
         Raises:
-            Unavailable: with how long it has been stuck.
+            Unavailable: with what is wrong.
         """
         self.host.check_health()
 
@@ -135,6 +150,29 @@ class Service:
             return False
         path: str = scope["path"]
         return path.endswith("/infer") or path.startswith("/predict/")
+
+    @contextmanager
+    def room(self, scope: Scope) -> Iterator[None]:
+        """Keep memory for a request's body while the request is read and waits.
+
+        Raises:
+            Overloaded: the bodies of all requests together would take too much.
+        """
+        most = self.settings.max_body_bytes
+        declared = header(scope, b"content-length")
+        # A body without a length may turn out to have any that is allowed; a longer one is refused when it is read.
+        size = min(int(declared), most) if declared is not None and declared.isascii() and declared.isdigit() else most
+        if self.body_bytes + size > self.settings.max_pending_bytes:
+            raise Overloaded(
+                f"the bodies of waiting requests take {self.body_bytes} bytes and {size} more would pass the limit of "
+                f"{self.settings.max_pending_bytes}; try again in 1 s",
+                1,
+            )
+        self.body_bytes += size
+        try:
+            yield
+        finally:
+            self.body_bytes -= size
 
     def require_started(self) -> None:
         """Refuse a request that comes before the models are loaded or after they are gone.

@@ -197,20 +197,18 @@ def _check_count(rows: int, signature: Signature) -> None:
 def _elements(data: object, rows: int, signature: Signature) -> Array:
     """JSON data, nested or flat, as ``(rows, *shape)`` numbers of whatever type NumPy gives them."""
     shape = (rows, *signature.shape)
-    array = rows_from_list(data, signature)
+    needed = f"shape {_text(shape)} needs {math.prod(shape)} elements, flat or nested"
+    array = rows_from_list(data, signature, math.prod(shape), needed)
     if array.shape not in (shape, (math.prod(shape),)):
-        raise RequestError(
-            f"input {signature.input!r}: shape {_text(shape)} needs {math.prod(shape)} elements, flat or nested; "
-            f"data has {array.size}, in shape {_text(array.shape)}"
-        )
+        raise RequestError(f"input {signature.input!r}: {needed}; data has {array.size}, in shape {_text(array.shape)}")
     return array.reshape(shape)
 
 
-def rows_from_list(data: object, signature: Signature) -> Array:
-    """A nested list as an array of whatever shape and number type it has.
+def rows_from_list(data: object, signature: Signature, most: int, needed: str) -> Array:
+    """A nested list as an array of whatever shape and number type it has; ``needed`` says in words why ``most``.
 
     Raises:
-        RequestError: not a list, ragged, too deep, or not numbers.
+        RequestError: not a list, ragged, too deep, not numbers, or more than ``most`` of them.
     """
     if not isinstance(data, list):
         raise RequestError(f"input {signature.input!r}: data must be an array, not a {_json_type(data)}")
@@ -218,7 +216,12 @@ def rows_from_list(data: object, signature: Signature) -> Array:
     # long string would make every element as long as itself, which is more memory than any machine has.
     elements: list[Any] = data
     shape = [len(data)]
-    while (kinds := set(map(type, elements))) == {list}:
+    while True:
+        if len(elements) > most:  # before the event loop spends any time on them
+            raise RequestError(f"input {signature.input!r}: {needed}; data has more")
+        kinds = set(map(type, elements))
+        if kinds != {list}:
+            break
         if len(shape) == MAX_DEPTH:
             raise RequestError(
                 f"input {signature.input!r}: data is nested more than {MAX_DEPTH} deep; send it flat or as "

@@ -71,6 +71,9 @@ class Settings(pydantic.BaseModel):
     max_queue_rows: int = pydantic.Field(
         4096, description="Most rows that wait for one model; past it 429 (per replica).", ge=1
     )
+    max_pending_bytes: int = pydantic.Field(
+        256 * MIB, description="Most bytes that the bodies of all waiting requests take; past it 429.", ge=1024
+    )
     deadline_ms: int = pydantic.Field(
         10_000, description="Milliseconds in which a request is answered, or 504.", ge=1, le=3_600_000
     )
@@ -98,6 +101,11 @@ class Settings(pydantic.BaseModel):
             raise ValueError(
                 f"max_queue_rows {self.max_queue_rows} is below max_rows {self.max_rows}, "
                 "so that a full request never fits; raise it or lower max_rows"
+            )
+        if self.max_pending_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"max_pending_bytes {self.max_pending_bytes} is below max_body_bytes {self.max_body_bytes}, "
+                "so that a full body never fits; raise it or lower max_body_bytes"
             )
         return self
 

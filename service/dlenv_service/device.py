@@ -9,16 +9,20 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from dlenv.errors import ModelFailed
 from dlenv_service.batcher import Answer, Array, Batch, Batcher, too_late
 from dlenv_service.statistics import Statistics
 
 __all__ = ["Device", "Lane", "Runner", "Timing"]
+
+log = logging.getLogger("dlenv.service")
 
 T = TypeVar("T")
 
@@ -50,6 +54,7 @@ class Lane:
         self.runner = runner
         self.statistics = statistics
         self.batch: Batch | None = None  # what is on the device right now
+        self.failures = 0  # batches that failed since one that did not
 
     @property
     def running(self) -> int:
@@ -130,6 +135,8 @@ class Device:
                 self._run(lane)
             else:
                 return
+            # Not held while it waits: a model that is unloaded meanwhile would stay in memory.
+            lane = job = None
 
     def _next(self) -> tuple[Lane | None, tuple[Callable[[], object], concurrent.futures.Future[object]] | None]:
         """Wait for work: a lane with rows that are due, or a job; neither when the device stops."""
@@ -172,21 +179,22 @@ class Device:
 
     @staticmethod
     def _answered(lane: Lane, batch: Batch, answer: Answer, timing: Timing) -> None:
+        lane.failures = 0
         lane.statistics.batch(batch.count, timing.input, timing.infer, timing.output)
-        if len(batch.pieces) == 1:
-            batch.pieces[0].item.deliver(answer)
-            return
         position = 0
         for item, start, stop in batch.pieces:
+            lane.statistics.computed(timing.input, timing.infer, timing.output, last=stop == item.count)
             end = position + stop - start
             item.deliver(Answer(answer.probabilities[position:end], answer.labels[position:end]))
             position = end
 
     @staticmethod
     def _failed(lane: Lane, batch: Batch, error: Exception) -> None:
+        lane.failures += 1
         lane.statistics.failed_batches += 1
+        log.error("a batch of %d rows failed", batch.count, exc_info=error)
         for item, _, _ in batch.pieces:
-            item.fail(error)
+            item.fail(ModelFailed("the model failed on the batch that this request was in; the service's log says why"))
 
 
 def _do(job: Callable[[], object], future: concurrent.futures.Future[object]) -> None:

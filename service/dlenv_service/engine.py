@@ -122,6 +122,9 @@ class CudaEngine:
 
     def __init__(self, model: classify, shape: Sequence[int], dtype: np.dtype[np.generic], max_batch: int) -> None:
         self._device = torch.device("cuda", torch.cuda.current_device())
+        # TensorFloat-32, cuDNN's default for convolutions, is three digits off: an answer equals eager float32.
+        torch.backends.cudnn.allow_tf32 = False
+        self._reserved = torch.cuda.memory_reserved(self._device)
         self._model = model.eval().to(self._device)
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._pinned = torch.empty(
@@ -140,7 +143,8 @@ class CudaEngine:
         As PyTorch's notes on CUDA graphs ask (docs.pytorch.org/docs/stable/notes/cuda.html), a few eager runs on a
         side stream come first: they let cuBLAS and cuDNN choose and allocate outside the capture.
         """
-        before = torch.cuda.memory_allocated(self._device)
+        # What the constructor put on the default stream comes before the captures on this one.
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
         pool = None
         for size in reversed(self._buckets):
             rows = self._input[:size]
@@ -153,8 +157,12 @@ class CudaEngine:
                     probabilities, labels = self._model(rows)
             pool = graph.pool()
             self._graphs[size] = (graph, probabilities, labels)
-        weights = sum(tensor.nbytes for tensor in self._model.state_dict().values())
-        self.memory_bytes = weights + torch.cuda.memory_allocated(self._device) - before
+        with torch.cuda.stream(self._stream):
+            for graph, _, _ in self._graphs.values():  # its first replay uploads a graph
+                graph.replay()
+        self._stream.synchronize()
+        # Reserved, not allocated: a graph's pool keeps what was freed inside the capture.
+        self.memory_bytes = torch.cuda.memory_reserved(self._device) - self._reserved
 
     def run(self, pieces: list[Array], count: int) -> tuple[Answer, Timing]:
         """Answer ``count`` rows, given in pieces; rows of padding hold an earlier batch and are cut off."""

@@ -15,9 +15,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypedDict
 
+import psutil
 import torch
 
 from dlenv.errors import DlenvError, ModelInvalid, ModelNotFound, StartError, Unavailable
+from dlenv_models.architectures import largest_activation, parameters
 from dlenv_models.manifest import Manifest
 from dlenv_models.repository import LoadedModel, Repository
 from dlenv_service.batcher import Answer, Array, Batcher, Item
@@ -33,6 +35,8 @@ log = logging.getLogger("dlenv.service")
 
 # A batch that takes longer than this means a wedged device: the replica reports itself unhealthy.
 STALLED_AFTER_S = 30.0
+# Batches of one model that may fail in a row: an error of CUDA's stays until the process is replaced.
+FAILURES = 3
 # How often late requests are looked for, for a device that takes no batches.
 SWEEP_EVERY_S = 0.05
 
@@ -89,9 +93,12 @@ class Host:
         self._repository = await asyncio.to_thread(Repository, self.settings.repository)
         self._worker = Device(loop, self.device.type)
         self._sweeper = loop.create_task(self._sweep())
-        if document is None:
-            document = {"generation": 1, "models": await asyncio.to_thread(self._wanted)}
-        await self.apply(document)
+        if document is not None:
+            # What a running service agreed on: it may be nothing, and a model that can't be loaded now keeps no replica
+            # away from the others.
+            await self.apply(document)
+            return
+        await self.apply({"generation": 1, "models": await asyncio.to_thread(self._wanted)})
         if not self._models:
             raise StartError(self._nothing_loaded())
         named = [name for name in (each.partition("/")[0] for each in self.settings.models) if name in self.problems]
@@ -160,13 +167,16 @@ class Host:
         return item
 
     def check_health(self) -> None:
-        """Raise when a batch has been on the device for too long.
+        """Raise when a batch has been on the device for too long, or a model fails again and again.
 
         Raises:
             Unavailable: no progress.
         """
         if self._worker is not None and (busy := self._worker.busy_for()) > STALLED_AFTER_S:
             raise Unavailable(f"the device has made no progress for {busy:.0f} s")
+        for served in self.loaded():
+            if served.lane.failures >= FAILURES:
+                raise Unavailable(f"the last {served.lane.failures} batches of model {served.name!r} failed")
 
     async def plan_load(self, name: str, versions: Iterable[int] | None = None) -> Document:
         """The document with these versions of a model (the newest where None) in place of the loaded ones.
@@ -175,7 +185,7 @@ class Host:
             ModelNotFound: the repository doesn't have it.
             ModelInvalid: it has, but refuses it.
         """
-        wanted = list(versions) if versions is not None else [None]
+        wanted = sorted(set(versions)) if versions is not None else [None]
         entries = [await asyncio.to_thread(self.repository.entry, name, version) for version in wanted]
         return self._changed({**self.document["models"], name: sorted(entry.version for entry in entries)})
 
@@ -249,6 +259,7 @@ class Host:
         module = classify(model.module, signature.shape, prepare.scale, prepare.mean, prepare.std)
         kind = CudaEngine if self.device is not None and self.device.type == "cuda" else CpuEngine
         torch.set_num_threads(self.settings.threads)  # a setting of each thread's own
+        self._check_memory(model.manifest)
         try:
             engine: Engine = kind(module, signature.shape, signature.dtype, self.settings.max_batch)
             engine.warm_up()
@@ -261,10 +272,35 @@ class Host:
             ) from None
         return engine
 
+    def _check_memory(self, manifest: Manifest) -> None:
+        """Refuse a model whose largest batch would not fit into what is free now.
+
+        On a CPU nothing else would: Linux promises more memory than there is, and ends the process that uses it.
+
+        Raises:
+            ModelInvalid: with how much it needs and how much there is.
+        """
+        architecture = manifest.architecture
+        row = largest_activation(architecture.name, architecture.arguments)
+        weights = parameters(architecture.name, architecture.arguments)
+        # Float32; the input of an operator and its output are there at the same time.
+        needed = 4 * (2 * row * self.settings.max_batch + weights)
+        if self.device is not None and self.device.type == "cuda":
+            free = torch.cuda.mem_get_info(self.device)[0]
+        else:
+            free = psutil.virtual_memory().available
+        if needed > free:
+            raise ModelInvalid(
+                f"batches of {self.settings.max_batch} rows need about {needed >> 20} MiB, and {free >> 20} MiB are "
+                f"free on {self.device}; lower --max-batch"
+            )
+
     async def _retire(self, models: Iterable[Served]) -> None:
         """Let models that take no more requests finish what they have accepted, then take them off the device."""
         for served in models:
-            while served.queued_rows or served.lane.running:
+            # By then whatever it had accepted is answered, with 504 where the device is stuck.
+            until = time.monotonic() + self.settings.deadline_ms / 1000 + 2 * SWEEP_EVERY_S
+            while (served.queued_rows or served.lane.running) and time.monotonic() < until:
                 await asyncio.sleep(0.001)
             assert self._worker is not None
             self._worker.remove(served.lane)

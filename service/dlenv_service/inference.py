@@ -37,12 +37,14 @@ async def infer(service: Service, scope: Scope, receive: Receive, model: str, ve
     served = service.host.find(model, version)
     try:
         content_type(scope, (JSON, BINARY))
-        body = await _body(service, scope, receive)
-        served = service.host.find(model, version)  # it may have been replaced while the body came in
-        request = decode(body, header(scope, _BINARY_HEADER), served.signature)
-        answer = await _ask(service, served, request.rows, request.timeout_us)
-    except DlenvError as error:
-        served.statistics.answered(error.status, time.perf_counter_ns() - began)
+        with service.room(scope):
+            body = await _body(service, scope, receive)
+            served = service.host.find(model, version)  # it may have been replaced while the body came in
+            request = decode(body, header(scope, _BINARY_HEADER), served.signature)
+            answer = await _ask(service, served, request.rows, request.timeout_us)
+    except Exception as error:
+        status = error.status if isinstance(error, DlenvError) else 500
+        served.statistics.answered(status, time.perf_counter_ns() - began)
         raise
     headers, body = encode(request, answer, served.signature, str(served.version))
     served.statistics.answered(200, time.perf_counter_ns() - began)
@@ -57,18 +59,20 @@ async def predict(service: Service, scope: Scope, receive: Receive, model: str, 
     try:
         media = content_type(scope, (*IMAGES, JSON, BINARY))
         invert = _invert(scope)
-        body = await _body(service, scope, receive)
-        served = service.host.find(model, version)
-        if media == JSON:
-            rows = _json_rows(body, served.signature)
-        else:
-            rows = await _image_row(service, body, served.signature)
-            signature, served = served.signature, service.host.find(model, version)
-            if served.signature != signature:  # replaced while the image was decoded, by one of another size
-                raise Unavailable(f"model {model!r} was just replaced; send the request again")
-        answer = await _ask(service, served, _inverted(rows, served.signature) if invert else rows, None)
-    except DlenvError as error:
-        served.statistics.answered(error.status, time.perf_counter_ns() - began)
+        with service.room(scope):
+            body = await _body(service, scope, receive)
+            served = service.host.find(model, version)
+            if media == JSON:
+                rows = _json_rows(body, served.signature)
+            else:
+                rows = await _image_row(service, body, served.signature)
+                signature, served = served.signature, service.host.find(model, version)
+                if served.signature != signature:  # replaced while the image was decoded, by one of another size
+                    raise Unavailable(f"model {model!r} was just replaced; send the request again")
+            answer = await _ask(service, served, _inverted(rows, served.signature) if invert else rows, None)
+    except Exception as error:
+        status = error.status if isinstance(error, DlenvError) else 500
+        served.statistics.answered(status, time.perf_counter_ns() - began)
         raise
     response = json_response(readable(served, answer))
     served.statistics.answered(200, time.perf_counter_ns() - began)
@@ -135,11 +139,12 @@ def _json_rows(body: bytes, signature: Signature) -> Array:
     if list(document) != ["inputs"]:
         raise RequestError('the body must be {"inputs": [row, ...]}; got the keys ' + ascii(list(document)[:5])[:100])
     inputs = document["inputs"]
-    rows = rows_from_list(inputs, signature)
+    if isinstance(inputs, list) and len(inputs) > signature.max_rows:
+        raise TooLarge(f"inputs has {len(inputs)} rows and one request may have {signature.max_rows}; send fewer")
+    needed = f"one request may have {signature.max_rows} rows of {signature.row_size} elements"
+    rows = rows_from_list(inputs, signature, signature.max_rows * signature.row_size, needed)
     if not len(rows):
         raise InvalidValue("inputs has zero rows; send at least one")
-    if len(rows) > signature.max_rows:
-        raise TooLarge(f"inputs has {len(rows)} rows and one request may have {signature.max_rows}; send fewer")
     if math.prod(rows.shape[1:]) != signature.row_size:
         raise InvalidValue(
             f"a row of inputs has {math.prod(rows.shape[1:])} elements; model {signature.model!r} takes rows of "

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import ipaddress
+import os
 import socket
+from typing import TYPE_CHECKING
 
 from dlenv.errors import StartError
 
-__all__ = ["BACKLOG", "bind", "check", "is_loopback"]
+if TYPE_CHECKING:
+    import uvicorn
+
+__all__ = ["BACKLOG", "bind", "check", "is_loopback", "refuse_new"]
 
 # Connections that the kernel keeps until they are accepted; uvicorn's own default (uvicorn/config.py).
 BACKLOG = 2048
@@ -41,6 +48,40 @@ def check(host: str, port: int) -> None:
         StartError: it can't.
     """
     bind(host, port).close()
+
+
+async def refuse_new(server: uvicorn.Server) -> int:
+    """Accept no more connections, but serve those that the kernel has accepted already.
+
+    A listening socket that is closed resets them, and with them requests that are complete. So a duplicate keeps it
+    open until they are taken.
+
+    Args:
+        server: a uvicorn server that runs in this loop.
+
+    Returns:
+        How many connections the kernel had in store.
+    """
+    config, count = server.config, 0
+    listening = [socket.socket(fileno=os.dup(each.fileno())) for one in server.servers for each in one.sockets]
+    for one in server.servers:
+        one.close()
+    for each in listening:
+        each.setblocking(False)
+        with each, contextlib.suppress(BlockingIOError):
+            while True:
+                connection, _ = each.accept()
+                count += 1
+                # As uvicorn makes them itself (uvicorn/server.py, `create_protocol`).
+                await asyncio.get_running_loop().connect_accepted_socket(
+                    lambda: config.http_protocol_class(
+                        config=config,  # type: ignore[call-arg]
+                        server_state=server.server_state,
+                        app_state=server.lifespan.state,
+                    ),
+                    connection,
+                )
+    return count
 
 
 def is_loopback(host: str) -> bool:

@@ -14,7 +14,7 @@ import uvicorn
 
 from dlenv_service.asgi import Service
 from dlenv_service.config import Settings
-from dlenv_service.listener import BACKLOG, bind
+from dlenv_service.listener import BACKLOG, bind, refuse_new
 
 __all__ = ["run"]
 
@@ -31,13 +31,11 @@ class _Server(uvicorn.Server):
         yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept no more connections, answer what the open ones still send, and then close them.
+        """Answer what the open connections still send, and then close them.
 
         uvicorn closes a connection at once that was accepted but has not sent its request yet, and the request with
         it. Each answer carries ``Connection: close`` by now, so the connections in use go by themselves.
         """
-        for server in self.servers:
-            server.close()
         until = time.monotonic() + LAST_WORDS_S
         while self.server_state.connections and time.monotonic() < until:
             await asyncio.sleep(0.005)
@@ -98,7 +96,10 @@ async def _serve(
         say(f"Serving {names} on {settings.url} ({service.host.device}); Ctrl-C stops")
         await asyncio.wait({serving, loop.create_task(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
         say("Draining ...")
-        await service.drain()
+        draining = loop.create_task(service.drain())
+        await asyncio.sleep(0)  # answers say `Connection: close` from now on
+        await refuse_new(server)
+        await draining
         server.should_exit = True
         await serving
     finally:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from dlenv.errors import InvalidValue, ModelInvalid, RequestError
+from dlenv.errors import Forbidden, InvalidValue, ModelInvalid, RequestError
 from dlenv_service.codec import load_json
-from dlenv_service.http import Receive, Response, Scope, content_type, json_response, read_body
+from dlenv_service.http import Receive, Response, Scope, content_type, header, json_response, read_body
 
 if TYPE_CHECKING:
     from dlenv_service.asgi import Service
 
 __all__ = ["index", "load", "unload"]
+
+# Versions of one model at once; each is looked up and holds memory.
+MAX_VERSIONS = 100
 
 
 async def index(service: Service, scope: Scope, receive: Receive) -> Response:
@@ -45,30 +48,56 @@ async def index(service: Service, scope: Scope, receive: Receive) -> Response:
 
 async def load(service: Service, scope: Scope, receive: Receive, model: str) -> Response:
     """Load a model's newest version, or those that ``config`` names, in place of the loaded ones."""
+    _same_site(scope)
     service.require_started()
-    parameters = _parameters(await _document(service, scope, receive))
-    policy = _version_policy(parameters)
-    async with service.changing:
-        versions = policy if isinstance(policy, list) else None
-        if isinstance(policy, int):
-            known = await asyncio.to_thread(service.host.repository.versions, model)
-            versions = known[-policy:] if known else None
-        document = await service.host.plan_load(model, versions)
-        try:
-            await service.change(document)
-        except ModelInvalid as error:
-            service.host.problems[model] = str(error)  # for the index, until the models change again
-            raise
+    policy = _version_policy(_parameters(await _document(service, scope, receive)))
+
+    async def change() -> None:
+        async with service.changing:
+            versions = policy if isinstance(policy, list) else None
+            if isinstance(policy, int):
+                known = await asyncio.to_thread(service.host.repository.versions, model)
+                versions = known[-policy:] if known else None
+            document = await service.host.plan_load(model, versions)
+            try:
+                await service.change(document)
+            except ModelInvalid as error:
+                service.host.problems[model] = str(error)  # for the index, until the models change again
+                raise
+
+    await service.to_the_end(change())
     return json_response({})
 
 
 async def unload(service: Service, scope: Scope, receive: Receive, model: str) -> Response:
     """Unload every version of a model; what it has accepted is answered first."""
+    _same_site(scope)
     service.require_started()
     _parameters(await _document(service, scope, receive))
-    async with service.changing:
-        await service.change(service.host.plan_unload(model))
+
+    async def change() -> None:
+        async with service.changing:
+            await service.change(service.host.plan_unload(model))
+
+    await service.to_the_end(change())
     return json_response({})
+
+
+def _same_site(scope: Scope) -> None:
+    """Refuse a request that a browser sends for another site's page.
+
+    Any page that somebody looks at on this machine can send a POST without a body to 127.0.0.1; browsers say so in
+    these headers (Fetch Metadata, w3.org/TR/fetch-metadata), and only browsers send them.
+
+    Raises:
+        Forbidden: it does.
+    """
+    site = header(scope, b"sec-fetch-site")
+    origin = header(scope, b"origin")
+    if site not in (None, "same-origin", "none") or (
+        origin is not None and origin.partition("://")[2] != header(scope, b"host")
+    ):
+        raise Forbidden(f"another site's page ({ascii(origin or site)[:80]}) may not change models; ask from here")
 
 
 async def _document(service: Service, scope: Scope, receive: Receive) -> dict[str, Any]:
@@ -105,7 +134,9 @@ def _version_policy(parameters: dict[str, Any]) -> list[int] | int | None:
     if not policy:
         return None
     match policy:
-        case {"specific": {"versions": [*versions]}} if versions and all(type(each) is int for each in versions):
+        case {"specific": {"versions": [*versions]}} if 0 < len(versions) <= MAX_VERSIONS and all(
+            type(each) is int for each in versions
+        ):
             return versions
         case {"latest": {"num_versions": int(count)}} if count > 0:
             return count

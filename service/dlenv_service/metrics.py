@@ -151,6 +151,13 @@ def _nvml() -> bool:
     return True
 
 
+def _gpu_count() -> int:
+    try:
+        return int(pynvml.nvmlDeviceGetCount())
+    except pynvml.NVMLError:  # a driver that was replaced while we run must not take the other metrics with it
+        return 0
+
+
 def _gpus(names: list[str], values: list[str]) -> Iterable[Metric]:
     if not _nvml():
         return
@@ -159,7 +166,7 @@ def _gpus(names: list[str], values: list[str]) -> Iterable[Metric]:
         GaugeMetricFamily(name, METRICS[name], labels=labels)
         for name in ("dlenv_gpu_memory_used_bytes", "dlenv_gpu_memory_total_bytes", "dlenv_gpu_utilization_ratio")
     )
-    for index in range(pynvml.nvmlDeviceGetCount()):
+    for index in range(_gpu_count()):
         try:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             key = [*values, str(index), str(pynvml.nvmlDeviceGetName(handle))]

@@ -14,6 +14,8 @@ import ray
 import uvicorn
 from ray.serve._private import http_util, replica
 
+from dlenv_service.listener import refuse_new
+
 __all__ = ["fix_replica", "stop_accepting"]
 
 EVERYWHERE = "[::]:0"
@@ -64,15 +66,14 @@ def _reuse_address() -> None:
     replica.start_asgi_http_server = start_reusing
 
 
-def stop_accepting() -> None:
-    """Refuse new connections to this replica; those that there are go on.
+async def stop_accepting() -> None:
+    """Refuse new connections to this replica; those that there are go on, accepted by us or only by the kernel.
 
     Serve itself closes the port only when it stops the whole server, together with connections whose first request
     is still on its way.
     """
     for server in _servers:
-        for listener in server.servers:
-            listener.close()
+        await refuse_new(server)
 
 
 def _set_reuse_address(sock: socket.socket) -> bool:

@@ -74,6 +74,9 @@ class Statistics:
         self.success = Durations()
         self.fail = Durations()
         self.queue = Durations()
+        self.compute_input = Durations()
+        self.compute_infer = Durations()
+        self.compute_output = Durations()
         self.by_batch_size: dict[int, tuple[Durations, Durations, Durations]] = {}
         self.latency = Histogram(LATENCY_BUCKETS)
         self.queue_time = Histogram(LATENCY_BUCKETS)
@@ -93,6 +96,15 @@ class Statistics:
             duration.add(ns)
         speed = size * 1e9 / max(1, input_ns + infer_ns + output_ns)
         self.rows_per_second += 0.1 * (speed - self.rows_per_second) if self.rows_per_second else speed
+
+    def computed(self, input_ns: int, infer_ns: int, output_ns: int, *, last: bool) -> None:
+        """Count what a request's batch took, as Triton does: each request in it counts the whole time.
+
+        ``last`` says whether this was the last of the request's rows; before it only the time counts.
+        """
+        self.compute_input.add(input_ns, last)
+        self.compute_infer.add(infer_ns, last)
+        self.compute_output.add(output_ns, last)
 
     def answered(self, status: int, total_ns: int) -> None:
         """Count one request, answered with this HTTP status after so many nanoseconds."""
@@ -114,8 +126,6 @@ class Statistics:
     def to_json(self, name: str, version: int) -> dict[str, object]:
         """One element of ``model_stats`` (Triton, ``docs/protocol/extension_statistics.md``)."""
         zero = {"count": 0, "ns": 0}
-        columns = list(zip(*self.by_batch_size.values(), strict=True)) or [(), (), ()]
-        sums = [{"count": self.batches, "ns": sum(each.ns for each in column)} for column in columns]
         return {
             "name": name,
             "version": str(version),
@@ -126,9 +136,9 @@ class Statistics:
                 "success": self.success.to_json(),
                 "fail": self.fail.to_json(),
                 "queue": self.queue.to_json(),
-                "compute_input": sums[0],
-                "compute_infer": sums[1],
-                "compute_output": sums[2],
+                "compute_input": self.compute_input.to_json(),
+                "compute_infer": self.compute_infer.to_json(),
+                "compute_output": self.compute_output.to_json(),
                 "cache_hit": zero,
                 "cache_miss": zero,
             },

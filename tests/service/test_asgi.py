@@ -152,3 +152,18 @@ def test_what_waits_when_the_service_closes_is_answered_with_503(serve: Serve) -
         closing.result(10)
         assert answers[0].status_code == 503
         assert "the service is stopping" in answers[0].json()["error"]
+
+
+def test_bodies_of_all_requests_together_are_limited(serve: Serve) -> None:
+    with serve(max_body_bytes=1024, max_pending_bytes=2048) as running:
+        waiting = {"headers": [(b"content-length", b"1500")]}  # counts as 1024, more is refused when it is read
+        with running.service.room(waiting), running.service.room({"headers": [(b"content-length", b"900")]}):
+            response = running.client.post("/v2/models/points/infer", json=POINT)
+            assert response.status_code == 200
+            refused = running.client.post(
+                "/v2/models/points/infer", content=b" " * 200, headers={"Content-Type": "application/json"}
+            )
+            assert refused.status_code == 429
+            assert refused.headers["retry-after"] == "1"
+            assert "1924 bytes and 200 more would pass the limit of 2048" in refused.json()["error"]
+        assert running.service.body_bytes == 0

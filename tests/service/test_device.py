@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from dlenv.errors import DeadlineExceeded
+from dlenv.errors import DeadlineExceeded, ModelFailed
 from dlenv_service.batcher import Answer, Array, Batcher, Item
 from dlenv_service.device import Device, Lane, Timing
 from dlenv_service.statistics import Statistics
@@ -103,7 +103,7 @@ def test_the_lane_whose_oldest_row_waits_longest_goes_first() -> None:
     asyncio.run(main())
 
 
-def test_a_failing_batch_fails_alone_and_the_thread_lives_on() -> None:
+def test_a_failing_batch_fails_alone_and_the_thread_lives_on(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         def explode(rows: list[float]) -> None:
             if 13 in rows:
@@ -117,9 +117,11 @@ def test_a_failing_batch_fails_alone_and_the_thread_lives_on() -> None:
                 asked = [ask(one, 1), ask(one, 13), ask(one, 2), ask(one, 3), ask(other, 13)]
                 device.notify()
             results = await asyncio.gather(*asked, return_exceptions=True)
-        assert [str(each) for each in results[:2]] == ["thirteen", "thirteen"]
+        assert [type(each) for each in results[:2]] == [ModelFailed, ModelFailed]
+        assert "thirteen" in caplog.text  # for who runs the service
         assert [each.probabilities.ravel().tolist() for each in results[2:]] == [[4], [6], [26]]
         assert (one.statistics.failed_batches, other.statistics.failed_batches) == (1, 0)
+        assert one.failures == 0  # in a row: the batch after it did not fail
         assert one.running == 0
 
     asyncio.run(main())
@@ -163,6 +165,21 @@ def test_a_cancelled_job_is_passed_over_and_the_thread_lives_on() -> None:
                 assert doomed.cancel()
             await asyncio.wrap_future(device.call(lambda: ran.append(2)))
         assert ran == [2]
+
+    asyncio.run(main())
+
+
+def test_each_request_counts_the_time_of_its_whole_batch() -> None:
+    async def main() -> None:
+        one = lane(Doubles(), max_batch=3)
+        async with a_device() as device:
+            async with held(device):
+                device.add(one)
+                asked = [ask(one, 1), ask(one, 2), ask(one, 3, 4)]  # two batches: three rows, and the last one
+            await asyncio.gather(*asked)
+        counted = one.statistics.to_json("x", 1)["inference_stats"]
+        assert counted["compute_infer"] == {"count": 3, "ns": 4 * 2}  # type: ignore[index]
+        assert [each["batch_size"] for each in one.statistics.to_json("x", 1)["batch_stats"]] == [1, 3]  # type: ignore[attr-defined]
 
     asyncio.run(main())
 

@@ -13,7 +13,7 @@ from dlenv_service.engine import CpuEngine, CudaEngine, buckets, classify, gathe
 # Float32 sums in another order (other kernels for other batch sizes) differ in the last bits of a probability.
 CPU_TOLERANCE = 1e-6
 # cuDNN and cuBLAS sum in yet another order; TF32 is off by default for matrix products, on for convolutions.
-GPU_TOLERANCE = 5e-3
+GPU_TOLERANCE = 1e-5
 
 MODELS = {
     "linear": ({"input_shape": [5], "classes": 3}, np.float32),

@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 from serving import Running, publish, run_service
 
+from dlenv.errors import Unavailable
 from dlenv_service.config import Settings
 
 ZEROS = np.zeros((1, 1, 28, 28), np.uint8)
@@ -514,13 +515,21 @@ def test_a_failing_batch_is_500_without_the_reason_and_the_next_one_is_answered(
     with serve() as running:
         module = running.service.host.find("points").lane.runner._model  # type: ignore[attr-defined]
         mean, module.mean = module.mean, torch.zeros(5)  # broadcasts with nothing that comes in
-        response = running.client.post(INFER, json=POINT)
-        assert response.status_code == 500
-        assert response.json() == {"error": "the service failed to answer this request; its log says why"}
+        for failed in (1, 2, 3):
+            assert running.client.get("/v2/health/ready").status_code == 200
+            response = running.client.post(INFER, json=POINT)
+            assert response.status_code == 500
+            assert sentence(response).startswith("the model failed on the batch that this request was in")
+            assert running.service.errors[500] == failed
+        # A device that fails again and again is not ready, and a replica with it is replaced.
+        assert running.client.get("/v2/health/ready").status_code == 503
+        with pytest.raises(Unavailable, match="the last 3 batches of model 'points' failed"):
+            running.service.check_health()
         module.mean = mean
         assert answers(running)
-        assert running.service.errors[500] == 1
-        assert running.service.host.find("points").statistics.failed_batches == 1
+        assert running.client.get("/v2/health/ready").status_code == 200
+        statistics = running.service.host.find("points").statistics
+        assert (statistics.failed_batches, statistics.requests[500]) == (3, 3)
 
 
 def test_a_repository_that_vanished_is_500_without_its_path(tmp_path: Path, serve: Serve) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvicorn
+import uvloop
 
 from dlenv.errors import StartError
-from dlenv_service.listener import bind, check, is_loopback
+from dlenv_service.listener import bind, check, is_loopback, refuse_new
 
 
 def test_a_port_in_use_is_named() -> None:
@@ -52,6 +56,39 @@ def test_ipv6_and_names_are_addresses_too() -> None:
         listener = bind(host, 0)
         assert listener.getsockname()[1] > 0
         listener.close()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_connections_that_only_the_kernel_has_accepted_are_answered(loop: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def main() -> None:
+        with bind("127.0.0.1", 0) as listening:
+            address = listening.getsockname()
+            server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
+            serving = asyncio.create_task(server.serve(sockets=[listening]))
+            while not server.started:
+                await asyncio.sleep(0.001)
+            # All of this happens before the loop runs again, so it has accepted none of them.
+            clients = [socket.create_connection(address, timeout=10) for _ in range(20)]
+            for client in clients:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert await refuse_new(server) == 20
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(address, timeout=10)
+            answers = [await asyncio.to_thread(client.makefile("rb").read) for client in clients]
+            assert all(answer.startswith(b"HTTP/1.1 200 OK") for answer in answers)
+            server.should_exit = True
+            await serving
+            for client in clients:
+                client.close()
+
+    running = asyncio.new_event_loop() if loop == "asyncio" else uvloop.new_event_loop()
+    running.run_until_complete(main())
+    running.run_until_complete(running.shutdown_default_executor())
+    running.close()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
+import re
 import shutil
 import sys
 import threading
@@ -24,6 +26,7 @@ from serving import Running, publish, run_service
 from dlenv.errors import DlenvError, ModelInvalid, ModelNotFound, RepositoryError, StartError
 from dlenv_models.repository import Repository
 from dlenv_service.config import Settings
+from dlenv_service.host import Host
 
 Serve = Callable[..., AbstractContextManager[Running]]
 ROWS = np.array([[0.5, -1.0], [2.0, 0.25]], np.float32)
@@ -494,3 +497,88 @@ def test_an_image_decoded_for_a_model_that_was_replaced_meanwhile_spoils_no_batc
         again = httpx.post(running.url + "/predict/points", content=file.getvalue())
         assert (again.status_code, again.json()["version"]) == (200, 2)
         assert running.service.errors[500] == 0
+
+
+# What must not stop halfway, or at all
+
+
+def test_a_load_goes_on_when_its_client_goes_away(root: Path) -> None:
+    async def leave(running: Running) -> None:
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b""}
+
+        async def send(message: dict[str, Any]) -> None:
+            raise AssertionError("the client has gone")
+
+        scope = {"type": "http", "method": "POST", "path": "/v2/repository/models/points/load", "headers": []}
+        request = asyncio.create_task(running.service(scope, receive, send))
+        while not running.service.changing.locked():
+            await asyncio.sleep(0)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        async with running.service.changing:
+            assert running.service.host.versions("points") == [3]
+
+    with serving(root, "other") as running:
+        running.run(leave(running))
+        assert infer(running).status_code == 200
+
+
+def test_a_stuck_device_does_not_stop_a_model_from_being_unloaded(root: Path) -> None:
+    with serving(root, "points", "other", deadline_ms=300) as running:
+        release = threading.Event()
+        runner = running.service.host.find("points").lane.runner
+        original = runner.run
+        runner.run = lambda pieces, count: release.wait(30) and original(pieces, count)  # type: ignore[assignment, return-value]
+        try:
+            assert infer(running).status_code == 504
+            assert unload(running, "points").status_code == 200
+            assert infer(running).status_code == 404
+        finally:
+            release.set()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Origin": "https://example.org"}],
+)
+@pytest.mark.parametrize("action", ["load", "unload"])
+def test_a_page_of_another_site_changes_nothing(root: Path, action: str, headers: dict[str, str]) -> None:
+    with serving(root, "points") as running:
+        response = running.client.post(f"/v2/repository/models/points/{action}", headers=headers)
+        assert response.status_code == 403
+        assert "another site's page" in response.json()["error"]
+        assert running.service.document == {"generation": 1, "models": {"points": [3]}}
+        own = {"Sec-Fetch-Site": "same-origin", "Origin": running.url}
+        assert running.client.post(f"/v2/repository/models/points/{action}", headers=own).status_code == 200
+
+
+def test_a_replica_starts_from_a_document_with_nothing_in_it_or_with_a_model_that_is_gone(root: Path) -> None:
+    async def start(models: dict[str, list[int]]) -> list[str]:
+        host = Host(Settings(repository=root, models=("points",), device="cpu"))
+        try:
+            await host.start({"generation": 5, "models": models})
+            return [served.name for served in host.loaded()]
+        finally:
+            await host.close()
+
+    assert asyncio.run(start({})) == []
+    damage(root, "points", 3)
+    assert asyncio.run(start({"points": [3], "other": [1]})) == ["other"]
+
+
+def test_a_model_whose_batches_do_not_fit_into_memory_is_refused(root: Path) -> None:
+    publish(root, "points", "lenet", input_shape=[1, 256, 256], channels=[256, 1])
+    with serving(root, "points/3", "other", max_batch=65536) as running:
+        response = load(running, "points")
+        assert response.status_code == 400
+        assert re.search(r"batches of 65536 rows need about \d{6,} MiB, and \d+ MiB are free", response.json()["error"])
+        assert running.service.host.versions("points") == [3]
+
+
+def test_versions_are_counted_once_and_limited(root: Path) -> None:
+    with serving(root, "points") as running:
+        assert load(running, "points", {"specific": {"versions": [1, 1, 2] * 30}}).status_code == 200
+        assert running.service.host.versions("points") == [1, 2]
+        assert load(running, "points", {"specific": {"versions": [1] * 101}}).status_code == 422
