@@ -6,6 +6,9 @@ Serve finds it by ``dlenv_service.app:build`` (``serve deploy``, ``serve run``),
 from __future__ import annotations
 
 import asyncio
+import math
+import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -22,7 +25,17 @@ if TYPE_CHECKING:  # torch is imported in replicas only: the launcher and Serve'
     from dlenv_service.asgi import Service
     from dlenv_service.host import Document
 
-__all__ = ["APP", "DEPLOYMENT", "Replica", "build", "given", "gpus_available", "gpus_per_replica"]
+__all__ = [
+    "APP",
+    "DEPLOYMENT",
+    "Replica",
+    "build",
+    "given",
+    "gpus_available",
+    "gpus_per_replica",
+    "max_surge_percent",
+    "single_port",
+]
 
 APP = "dlenv"
 DEPLOYMENT = "service"
@@ -65,7 +78,7 @@ class Replica:
         draining = asyncio.create_task(self._service.drain())
         await asyncio.sleep(0)  # answers say `Connection: close` from now on
         if port_too:
-            stop_accepting()
+            await stop_accepting()
         await draining
         # Requests that were on their way on open connections; their answers close these.
         await asyncio.sleep(LAST_REQUESTS_S)
@@ -89,7 +102,8 @@ class Replica:
 def gpus_per_replica(settings: Settings, gpus: float) -> float:
     """GPUs that one replica asks for, where the cluster has ``gpus``.
 
-    On a single GPU half of it, so that a new replica can warm up beside the one it replaces.
+    On a single GPU half of it, so that a new replica can warm up beside the one it replaces
+    (:func:`max_surge_percent`).
 
     Raises:
         StartError: more is asked for than there is.
@@ -101,13 +115,44 @@ def gpus_per_replica(settings: Settings, gpus: float) -> float:
     else:
         each = 0.5 if gpus == 1 else 1.0
     if settings.device == "cuda" and gpus == 0:
-        raise StartError("--device cuda: Ray found no GPU here; give --device cpu, or see `dlenv doctor`")
+        raise StartError("--device cuda: Ray found no GPU here; give --device cpu or auto")
     if each * settings.replicas > gpus:
         raise StartError(
             f"--replicas {settings.replicas} x {each:g} GPU each: Ray has {gpus:g} GPU; "
             "lower --replicas or --gpus-per-replica"
         )
     return each
+
+
+def max_surge_percent(settings: Settings, each: float, gpus: float, single_port: bool) -> int:
+    """Extra replicas that an update may start before it stops the old ones, in percent; 100 or 0.
+
+    100 leaves no gap in which nothing answers. But Serve waits for the new replicas without a limit, so there must be
+    room for all of them beside the old ones; CPU-only replicas ask for so little that there is.
+
+    Args:
+        settings: how many replicas there can be.
+        each: GPUs that one replica asks for.
+        gpus: GPUs of the cluster.
+        single_port: a replica answers on the one public port itself, which the new one gets from the old one only.
+    """
+    if single_port:
+        return 0
+    if each == 0:
+        return 100
+    # Not `gpus / each`: what is left of two GPUs is no room for a replica that would have to spread over both.
+    room = int(gpus) * math.floor(1 / each) if each < 1 else math.floor(gpus / each)
+    most = settings.max_replicas or settings.replicas
+    return 100 if 2 * most <= room else 0
+
+
+def single_port(environment: Mapping[str, str]) -> bool:
+    """Whether Ray has just one port for replicas, as with one replica on a Ray of our own (``direct``).
+
+    See :mod:`dlenv_service.arrangement`. The settings don't tell it: those of an existing cluster look the same.
+    """
+    ends = [environment.get(f"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT", "") for end in ("MIN", "MAX")]
+    return all(end.isdecimal() for end in ends) and int(ends[1]) - int(ends[0]) == 1
 
 
 def gpus_available() -> float:
@@ -128,7 +173,8 @@ def build(arguments: dict[str, Any]) -> serve.Application:
         StartError: more GPUs are asked for than the cluster has.
     """
     settings = load_settings(arguments)
-    gpus = gpus_per_replica(settings, gpus_available())
+    available = gpus_available()
+    gpus = gpus_per_replica(settings, available)
     scaled = settings.max_replicas is not None
     drain_s = settings.drain_timeout_ms / 1000
     deployment = serve.deployment(
@@ -147,7 +193,7 @@ def build(arguments: dict[str, Any]) -> serve.Application:
         graceful_shutdown_timeout_s=drain_s + 5,
         # A model that can't be loaded can't be loaded a second time: say so at once.
         max_constructor_retry_count=1,
-        max_surge_percent=100 if gpus == 0.5 and settings.replicas > 1 else 0,
+        max_surge_percent=max_surge_percent(settings, gpus, available, single_port(os.environ)),
         logging_config=LoggingConfig(log_level=settings.log_level.upper(), enable_access_log=False),
         deployment_actors=[DeploymentActorConfig(name=desired.NAME, actor_class=desired.Desired)],
     )

@@ -16,6 +16,7 @@ import yaml
 from ray import serve
 from ray.exceptions import AuthenticationError
 from ray.serve.config import HTTPOptions
+from ray.serve.context import _get_global_client
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dlenv.errors import DlenvError, StartError
@@ -33,6 +34,7 @@ Facts = dict[str, Any]
 VERSIONS = ("dlenv", "ray", "python")
 PROBE_TIMEOUT_S = 60.0
 REACH_TIMEOUT_S = 5.0
+WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - read, not bound
 HINT = "see `serve status` and the cluster's logs"
 
 
@@ -54,10 +56,30 @@ def deploy(settings: Settings, say: Say) -> int:
             application = build(given(settings))
             serve.run_many([serve.RunTarget(application, name=APP)], wait_for_applications_running=False)
             await_running(lambda: None, lambda: HINT)
-        say(f"Running on {settings.address} after {time.monotonic() - began:.1f} s; stop it with `serve shutdown`")
+        say(
+            f"Running on {settings.address} after {time.monotonic() - began:.1f} s; "
+            f"it answers on {_url(settings)}, on the head and every node with a replica"
+        )
+        say(f"Stop it with: {_stop_command(str(settings.address))}")
     finally:
         ray.shutdown()
     return 0
+
+
+def _url(settings: Settings) -> str:
+    """Where Serve's proxies answer. A Serve that ran before keeps its own host and port, whatever we ask for."""
+    options = _get_global_client().http_config
+    host = options.host
+    if host in WILDCARDS:
+        head = str(settings.address).rpartition(":")[0].strip("[]")
+        host = head or ray.util.get_node_ip_address()
+    return settings.model_copy(update={"host": host, "port": options.port}).url
+
+
+def _stop_command(address: str) -> str:
+    """What takes away our application alone; `serve shutdown` would end every other one of the cluster, too."""
+    code = f"import ray; from ray import serve; ray.init({address!r}); serve.delete({APP!r})"
+    return f'python -c "{code}"'
 
 
 def _connect(address: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -13,12 +14,21 @@ __all__ = ["end", "of_run", "soft_stop_haproxy"]
 
 PROC = Path("/proc")
 
+# Names of Ray's compiled processes and HAProxy, and how the titles begin that Ray's Python processes give themselves
+# (ray/_private/ray_constants.py; ray/dashboard/subprocesses/module.py).
+NAMES = ("gcs_server", "raylet", "haproxy")
+TITLES = ("ray::", "ray-dashboard-")
+# Those Python processes that have no title, or none yet, are known by their script: agent.py, monitor.py,
+# log_monitor.py, default_worker.py (ray/_private/services.py starts them).
+SCRIPT = re.compile(r"/ray/(?:_private|autoscaler|dashboard)/.*\.py$")
+
 
 def of_run(directory: Path) -> list[int]:
-    """Process ids of everything that has ``directory`` in its environment or a file in it open, except ourselves.
+    """Process ids of what has ``directory`` in its environment, and of Ray's and HAProxy's that have a file in it open.
 
-    Both, since Ray's workers write their title over their environment, and HAProxy closes what it inherits. Only
-    Linux tells; elsewhere Ray's own reaper has to do.
+    Both, since a title that Ray's workers write can reach into their environment, and HAProxy closes what it inherits.
+    Somebody's ``tail -f`` on a log of the run is no part of it. Only Linux tells; elsewhere Ray's own reaper has to do.
+    Our own process is left out.
     """
     return [pid for pid in _others() if _belongs(pid, str(directory))]
 
@@ -58,10 +68,26 @@ def _belongs(pid: int, directory: str) -> bool:
     with contextlib.suppress(OSError):
         if f"RAY_TMPDIR={directory}".encode() in (PROC / str(pid) / "environ").read_bytes().split(b"\0"):
             return True
-        for entry in (PROC / str(pid) / "fd").iterdir():
-            with contextlib.suppress(OSError):
-                if str(entry.readlink()).startswith(f"{directory}/"):
-                    return True
+        return _is_rays(pid) and _has_open(pid, directory)
+    return False
+
+
+def _is_rays(pid: int) -> bool:
+    """Whether it is one of Ray's processes or HAProxy, of whatever run."""
+    name = _name(pid)
+    words = (PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    if name in NAMES or name.startswith(TITLES) or words[0].startswith(TITLES):
+        return True
+    # The script is the first word that isn't an option of Python's.
+    script = next((word for word in words[1:] if not word.startswith("-")), "")
+    return Path(words[0]).name.startswith("python") and SCRIPT.search(script) is not None
+
+
+def _has_open(pid: int, directory: str) -> bool:
+    for entry in (PROC / str(pid) / "fd").iterdir():
+        with contextlib.suppress(OSError):
+            if str(entry.readlink()).startswith(f"{directory}/"):
+                return True
     return False
 
 

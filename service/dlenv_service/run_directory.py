@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -54,10 +56,21 @@ def _sweep(parent: Path) -> None:
     if sys.platform == "win32":  # no locks there that tell a dead run from a live one
         return
     for directory in parent.glob(f"{PREFIX}*"):
-        # Without its lock file a run is either about to start or another user's.
-        if not (directory / LOCK).is_file():
-            continue
-        with contextlib.suppress(OSError), _locked(directory) as dead:
-            if dead:
-                processes.end(directory / RAY_FILES, patience_s=1)
-                shutil.rmtree(directory, ignore_errors=True)
+        # Another run may take it away at any point of this.
+        with contextlib.suppress(OSError):
+            # Without its lock file a run is about to start.
+            if _is_ours(directory) and (directory / LOCK).is_file():
+                _clear(directory)
+
+
+def _is_ours(directory: Path) -> bool:
+    """Whether this user made it: everybody can make a directory of that name, or a link, and lay a trap in it."""
+    found = directory.lstat()
+    return stat.S_ISDIR(found.st_mode) and (not hasattr(os, "getuid") or found.st_uid == os.getuid())
+
+
+def _clear(directory: Path) -> None:
+    with _locked(directory) as dead:
+        if dead:
+            processes.end(directory / RAY_FILES, patience_s=1)
+            shutil.rmtree(directory, ignore_errors=True)

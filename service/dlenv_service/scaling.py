@@ -14,7 +14,10 @@ BATCHES_QUEUED = 4
 
 
 class QueuedRows:
-    """Autoscaling policy of Serve: one replica for every ``rows`` that wait.
+    """Autoscaling policy of Serve: at least one replica for every ``rows`` that wait, and one less when none does.
+
+    Rows wait only while there are too few replicas: what waits says how many are missing, not how many are needed, so
+    a short queue is no reason to take away those that keep it short.
 
     Serve calls it with its ``AutoscalingContext`` and then applies the smallest and largest number of replicas and
     the delays (ray/serve/autoscaling_policy.py, ``_apply_autoscaling_config``).
@@ -25,5 +28,11 @@ class QueuedRows:
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
         """Replicas wanted, and the state to keep (none)."""
-        waiting = sum((context.aggregated_metrics or {}).get(METRIC, {}).values())
-        return math.ceil(waiting / self.rows), {}
+        # The number that Serve is bringing about: while new ones start, fewer run, and they are wanted all the same.
+        now: int = context.target_num_replicas
+        reported = (context.aggregated_metrics or {}).get(METRIC)
+        if not reported:  # no replica has said anything yet
+            return now, {}
+        waiting = sum(reported.values())
+        # Serve's numbers are means over the last half minute: below one row, the queue was mostly empty.
+        return (max(now, math.ceil(waiting / self.rows)) if waiting >= 1 else now - 1), {}

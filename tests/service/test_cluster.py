@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import shlex
 import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -75,6 +78,57 @@ class TestRunDirectory:
         with run_directory() as first, run_directory():
             assert first.exists()
 
+    def dead(self, parent: Path, name: str = "dead") -> Path:
+        """What a run that was killed leaves."""
+        directory = parent / f"dlenv-run-{name}"
+        directory.mkdir()
+        (directory / "lock").touch()
+        return directory
+
+    @pytest.fixture
+    def parent(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setattr("dlenv_service.run_directory.SHORT", str(tmp_path))
+        return tmp_path
+
+    def test_a_dead_one_goes(self, parent: Path) -> None:
+        dead = self.dead(parent)
+        with run_directory() as directory:
+            assert directory.parent == parent
+            assert not dead.exists()
+
+    def test_another_users_is_left_alone(self, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        dead = self.dead(parent)
+        owner = dead.stat().st_uid
+        monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+        with run_directory():
+            assert (dead / "lock").exists()
+
+    def test_a_link_is_not_followed(self, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        ended: list[Path] = []
+        monkeypatch.setattr(processes, "end", lambda directory, patience_s: ended.append(directory))
+        elsewhere = parent / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / "lock").touch()
+        (parent / "dlenv-run-link").symlink_to(elsewhere)
+        with run_directory():
+            assert ended == []
+            assert (elsewhere / "lock").exists()
+
+    def test_one_that_nobody_may_look_into_stops_nothing(self, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Root may look into everything, so mode 0 proves nothing here.
+        shut, dead = self.dead(parent, "a-shut"), self.dead(parent)
+        is_file = Path.is_file
+
+        def refused(path: Path) -> bool:
+            if path.parent == shut:
+                raise PermissionError(13, "Permission denied", str(path))
+            return is_file(path)
+
+        monkeypatch.setattr(Path, "is_file", refused)
+        with run_directory():
+            assert shut.exists()
+            assert not dead.exists()
+
     @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
     def test_what_a_killed_run_left_is_ended(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with run_directory() as directory:
@@ -101,10 +155,85 @@ def test_a_process_that_ignores_the_first_signal_is_killed(tmp_path: Path) -> No
         assert stubborn.wait(5) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize(("waiting", "replicas"), [([0.0, 0.0], 0), ([1.0, 0.0], 1), ([256.0, 1.0], 2)])
-def test_replicas_for_the_rows_that_wait(waiting: list[float], replicas: int) -> None:
-    context = SimpleNamespace(aggregated_metrics={scaling.METRIC: dict(enumerate(waiting))})
-    assert scaling.QueuedRows(256)(context) == (replicas, {})
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+class TestProcessesByOpenFile:
+    """Without the run's variable in their environment."""
+
+    # As Ray names its own: the title of a Python process reaches /proc/PID/comm.
+    TITLED = "import sys, time; open('/proc/self/comm', 'w').write(sys.argv[1]); print(flush=True); time.sleep(60)"
+    PLAIN = "import sys, time; print(flush=True); time.sleep(60)"
+
+    @pytest.fixture
+    def log(self, tmp_path: Path) -> Path:
+        path = tmp_path / "run" / "logs" / "raylet.out"
+        path.parent.mkdir(parents=True)
+        path.write_text("a line\n")
+        return path
+
+    @contextlib.contextmanager
+    def holding(self, log: Path, *command: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+        """A process that has the log open, and has begun."""
+        with log.open() as file, subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE) as process:
+            try:
+                assert process.stdout is not None
+                process.stdout.readline()
+                yield process
+            finally:
+                process.kill()
+
+    def test_somebody_who_reads_a_log_lives_on(self, log: Path) -> None:
+        with self.holding(log, "tail", "-f", log) as tail, self.holding(log, sys.executable, "-c", self.PLAIN) as own:
+            assert processes.of_run(log.parents[1]) == []
+            assert processes.end(log.parents[1], patience_s=0.3) == []
+            assert tail.poll() is None
+            assert own.poll() is None
+
+    @pytest.mark.parametrize("title", ["ray::IDLE", "ray::ServeReplica:dlenv:service"[:15], "raylet", "haproxy"])
+    def test_rays_own_are_ended(self, log: Path, title: str) -> None:
+        with self.holding(log, sys.executable, "-c", self.TITLED, title) as process:
+            assert processes.of_run(log.parents[1]) == [process.pid]
+            processes.end(log.parents[1], patience_s=5)
+            assert process.wait(5) == -signal.SIGTERM
+
+    def test_rays_own_by_their_script(self, log: Path, tmp_path: Path) -> None:
+        script = tmp_path / "site-packages" / "ray" / "dashboard" / "agent.py"
+        script.parent.mkdir(parents=True)
+        script.write_text(f"{self.PLAIN}\n")
+        with self.holding(log, sys.executable, "-u", script) as agent, self.holding(log, "tail", "-f", script):
+            assert processes.of_run(log.parents[1]) == [agent.pid]
+
+    def test_those_of_another_run_are_left_alone(self, log: Path, tmp_path: Path) -> None:
+        with self.holding(log, sys.executable, "-c", self.TITLED, "ray::IDLE"):
+            assert processes.of_run(tmp_path / "ru") == []
+
+
+class TestScaling:
+    @pytest.mark.parametrize(
+        ("now", "waiting", "wanted"),
+        [
+            (1, [1.0], 1),  # a queue that one replica copes with
+            (1, [256.0], 1),
+            (1, [257.0], 2),
+            (1, [256.0, 513.0], 4),
+            (4, [257.0], 4),  # short because there are four
+            (4, [1.0, 0.0], 4),
+            (4, [0.0, 0.0], 3),
+            (4, [0.3, 0.2], 3),  # means: empty most of the time
+            (1, [0.0], 0),  # Serve keeps the smallest number
+            (3, [], 3),  # nobody has reported
+        ],
+    )
+    def test_replicas_for_the_rows_that_wait(self, now: int, waiting: list[float], wanted: int) -> None:
+        context = SimpleNamespace(
+            aggregated_metrics={scaling.METRIC: dict(enumerate(waiting))},
+            target_num_replicas=now,
+            current_num_replicas=1,
+        )
+        assert scaling.QueuedRows(256)(context) == (wanted, {})
+
+    def test_before_there_are_numbers(self) -> None:
+        context = SimpleNamespace(aggregated_metrics=None, target_num_replicas=2)
+        assert scaling.QueuedRows(256)(context) == (2, {})
 
 
 class TestShortWay:
@@ -176,6 +305,77 @@ class TestGpus:
 
         with pytest.raises(StartError, match=sentence):
             gpus_per_replica(Settings(**flags), gpus)
+
+
+class TestSurge:
+    @pytest.mark.parametrize(
+        ("flags", "each", "gpus", "percent"),
+        [
+            ({}, 0.5, 1, 100),  # the other half is free
+            ({"replicas": 2}, 0.5, 1, 0),  # two halves fill it
+            ({"replicas": 2}, 0.25, 1, 100),
+            ({"replicas": 2}, 1, 4, 100),
+            ({"replicas": 3}, 1, 4, 0),
+            ({}, 2, 3, 0),
+            ({"replicas": 2}, 0.75, 3, 0),  # half of the GPUs, but three replicas are all that fit
+            ({"max_replicas": 2}, 0.5, 1, 0),  # room for two, not for four
+            ({"max_replicas": 2}, 0.5, 2, 100),
+            ({}, 0, 0, 100),
+            ({"replicas": 8}, 0, 0, 100),
+        ],
+    )
+    def test_where_new_ones_fit_beside_the_old(
+        self, flags: dict[str, Any], each: float, gpus: float, percent: int
+    ) -> None:
+        from dlenv_service.app import max_surge_percent
+
+        settings = Settings(**flags)
+        assert max_surge_percent(settings, each, gpus, single_port=False) == percent
+        assert max_surge_percent(settings, each, gpus, single_port=True) == 0
+
+    @pytest.mark.parametrize(("flags", "single"), [({}, True), ({"replicas": 2}, False), ({"max_replicas": 2}, False)])
+    def test_the_port_of_an_arrangement(self, flags: dict[str, Any], single: bool, tmp_path: Path) -> None:
+        from dlenv_service.app import single_port
+
+        assert single_port(arrangement.arrange(Settings(**flags), tmp_path).environment) is single
+
+    def test_the_ports_of_an_existing_cluster(self) -> None:
+        from dlenv_service.app import single_port
+
+        assert not single_port(arrangement.cluster_environment())
+        ports = {f"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT": port for end, port in (("MIN", "3"), ("MAX", "9"))}
+        assert not single_port(ports)
+
+
+class TestWhereItRuns:
+    @pytest.mark.parametrize(
+        ("address", "host", "url"),
+        [
+            ("10.0.0.1:6379", "127.0.0.1", "http://127.0.0.1:8123"),
+            ("10.0.0.1:6379", "0.0.0.0", "http://10.0.0.1:8123"),
+            ("[fd00::1]:6379", "::", "http://[fd00::1]:8123"),
+            ("auto", "0.0.0.0", "http://10.0.0.9:8123"),
+        ],
+    )
+    def test_serves_own_host_and_port_count(
+        self, address: str, host: str, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import ray
+
+        from dlenv_service import existing
+
+        client = SimpleNamespace(http_config=SimpleNamespace(host=host, port=8123))
+        monkeypatch.setattr(existing, "_get_global_client", lambda: client)
+        monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "10.0.0.9")
+        assert existing._url(Settings(address=address, port=8000)) == url
+
+    def test_the_command_takes_away_ours_alone(self) -> None:
+        from dlenv_service.existing import _stop_command
+
+        program, option, code = shlex.split(_stop_command("10.0.0.1:6379"))
+        assert (program, option) == ("python", "-c")
+        compile(code, "command", "exec")
+        assert code.endswith("ray.init('10.0.0.1:6379'); serve.delete('dlenv')")
 
 
 class TestDesired:

@@ -12,10 +12,21 @@ import pytest
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Ray's own, of pydantic
     from ray import serve
-    from ray.serve._private import constants, haproxy_templates, http_util, node_port_manager, proxy, replica
-    from ray.serve.config import HTTPOptions
+    from ray.serve import autoscaling_policy
+    from ray.serve._private import (
+        autoscaling_state,
+        client,
+        constants,
+        deployment_state,
+        haproxy_templates,
+        http_util,
+        node_port_manager,
+        proxy,
+        replica,
+    )
+    from ray.serve.config import AutoscalingConfig, AutoscalingContext, HTTPOptions
 
-    from dlenv_service import arrangement, haproxy_guard, serve_fixes, short_way
+    from dlenv_service import arrangement, haproxy_guard, processes, scaling, serve_fixes, short_way
     from dlenv_service.config import Settings
 
 
@@ -77,6 +88,77 @@ def test_public_calls_are_there() -> None:
     assert "method_name" in inspect.signature(serve.handle.DeploymentHandle.broadcast).parameters
     assert callable(serve.get_deployment_actor)
     assert {"deployment_actors", "max_surge_percent"} <= set(inspect.signature(serve.deployment).parameters)
+
+
+def test_the_policy_is_told_the_number_that_serve_is_bringing_about() -> None:
+    assert {"target_num_replicas", "aggregated_metrics"} <= set(inspect.signature(AutoscalingContext).parameters)
+    told = source(autoscaling_state.DeploymentAutoscalingState.get_autoscaling_context)
+    assert "target_num_replicas=curr_target_num_replicas" in told
+    # Delays count against the same number, so wanting it changes nothing.
+    assert "desired_num_replicas < curr_target_num_replicas" in source(autoscaling_policy._apply_delay_logic)
+
+
+def test_the_policy_keeps_its_number_through_serves_own_rules() -> None:
+    settings = AutoscalingConfig(min_replicas=1, max_replicas=4, upscale_delay_s=0, downscale_delay_s=0)
+    policy = autoscaling_policy._apply_autoscaling_config(scaling.QueuedRows(256))
+
+    def wanted(target: int, running: int, waiting: float) -> int:
+        names = inspect.signature(AutoscalingContext).parameters
+        given = {
+            "current_num_replicas": running,
+            "target_num_replicas": target,
+            "aggregated_metrics": {scaling.METRIC: {"a": waiting}},
+            "capacity_adjusted_min_replicas": 1,
+            "capacity_adjusted_max_replicas": 4,
+            "policy_state": {},
+            "config": settings,
+        }
+        return int(policy(AutoscalingContext(**{name: given.get(name) for name in names}))[0])
+
+    assert wanted(1, 1, 700) == 3
+    assert wanted(3, 1, 700) == 3  # two still start
+    assert wanted(3, 1, 10) == 3
+    assert wanted(3, 3, 10) == 3
+    assert wanted(3, 3, 0) == 2
+    # The smallest and largest number come last, whatever the policy says.
+    assert "apply_bounds" in source(autoscaling_state.DeploymentAutoscalingState.get_decision_num_replicas)
+
+
+def test_an_update_waits_for_the_new_replicas_without_a_limit() -> None:
+    assert "without reducing running capacity below target" in source(
+        deployment_state.DeploymentState._surge_replicas_to_stop
+    )
+
+
+def test_ray_reads_the_ports_of_replicas_from_the_variables_that_we_read() -> None:
+    for end in ("MIN", "MAX"):
+        assert f'"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT"' in source(constants)
+
+
+def test_serve_tells_where_it_listens() -> None:
+    assert isinstance(inspect.getattr_static(client.ServeControllerClient, "http_config"), property)
+
+
+def test_rays_processes_are_known_by_their_names() -> None:
+    from ray._private import ray_constants, services
+
+    titles = [value for name, value in vars(ray_constants).items() if "_PROCESS_TYPE_" in name and "::" in str(value)]
+    assert len(titles) > 5
+    assert all(title.startswith(processes.TITLES) for title in titles)
+    for program in (services.GCS_SERVER_EXECUTABLE, services.RAYLET_EXECUTABLE):
+        assert Path(program).name in processes.NAMES
+    home = Path(services.__file__).parents[1]
+    scripts = [
+        "dashboard/agent.py",
+        "dashboard/dashboard.py",
+        "autoscaler/_private/monitor.py",
+        "_private/log_monitor.py",
+        "_private/runtime_env/agent/main.py",
+        "_private/workers/default_worker.py",
+    ]
+    for script in scripts:
+        assert (home / script).is_file()
+        assert processes.SCRIPT.search(str(home / script))
 
 
 def haproxy_configuration() -> str:
