@@ -283,8 +283,8 @@ class Host:
         architecture = manifest.architecture
         row = largest_activation(architecture.name, architecture.arguments)
         weights = parameters(architecture.name, architecture.arguments)
-        # Float32; the input of an operator and its output are there at the same time.
-        needed = 4 * (2 * row * self.settings.max_batch + weights)
+        # Float32; three such tensors are there at the same time in a residual block: input, output and shortcut.
+        needed = 4 * (3 * row * self.settings.max_batch + weights)
         if self.device is not None and self.device.type == "cuda":
             free = torch.cuda.mem_get_info(self.device)[0]
         else:
