@@ -360,7 +360,8 @@ class TestExistingCluster:
         port = free_port()
         done = self.dlenv(cluster, "--address", cluster["address"], "--port", str(port), MODEL)
         assert done.returncode == 0, done.stderr
-        assert "stop it with `serve shutdown`" in done.stderr
+        assert "serve.delete('dlenv')" in done.stderr
+        assert f"http://127.0.0.1:{port}" in done.stderr
         deadline = time.monotonic() + 20
         while True:
             with contextlib.suppress(httpx.TransportError):
