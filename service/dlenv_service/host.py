@@ -23,11 +23,11 @@ from dlenv_models.architectures import largest_activation, parameters
 from dlenv_models.manifest import Manifest
 from dlenv_models.repository import LoadedModel, Repository
 from dlenv_service.batcher import Answer, Array, Batcher, Item
-from dlenv_service.codec import DTYPES, Signature
 from dlenv_service.config import Settings
 from dlenv_service.device import Device, Lane
 from dlenv_service.engine import CpuEngine, CudaEngine, Engine, classify, pick_device
 from dlenv_service.statistics import Statistics
+from dlenv_service.tensors import DTYPES, Signature
 
 __all__ = ["Document", "Host", "Served"]
 

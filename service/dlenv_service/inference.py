@@ -13,8 +13,9 @@ import numpy as np
 from dlenv.errors import DlenvError, InvalidValue, Overloaded, RequestError, TooLarge, Unavailable
 from dlenv_models import images
 from dlenv_service.batcher import Answer, Array, Item
-from dlenv_service.codec import BINARY_HEADER, Signature, check_rows, decode, encode, load_json, rows_from_list
+from dlenv_service.codec import BINARY_HEADER, decode, encode, load_json
 from dlenv_service.http import Receive, Response, Scope, content_type, header, json_response, read_body
+from dlenv_service.tensors import Signature, check_rows, rows_from_list
 
 if TYPE_CHECKING:
     from dlenv_service.asgi import Service

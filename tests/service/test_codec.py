@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as arrays
 
 from dlenv.errors import DlenvError, InvalidValue, RequestError, TooLarge
 from dlenv_service.batcher import Answer
-from dlenv_service.codec import BINARY_HEADER, Signature, decode, encode, load_json
+from dlenv_service.codec import BINARY_HEADER, decode, encode, load_json
+from dlenv_service.tensors import Signature
 
 OUTPUTS = ("probabilities", "label")
 PIXELS = Signature("digits", "input", "UINT8", (1, 2, 3), OUTPUTS, max_rows=8)
