@@ -10,7 +10,11 @@ internals (paths of the service, stack traces, class names).
     ├── UsageError                400   2   a command was called with something it can't take
     ├── MissingExtra              500   1   a package that this command needs is not installed
     ├── DataError                 500   1   a dataset is damaged, empty or of the wrong kind
+    │   ├── ArchiveRefused        500   1   an archive holds what must not be unpacked
     │   └── Unreachable           503   1   no mirror of a download answered
+    ├── SetupError                500   1   an environment can't be planned or built
+    │   └── ProofFailed           500   1   an environment was built and does not work
+    ├── NoEnvironment             500   1   there is no environment of dlenv's where one is needed
     ├── RepositoryError           500   1   the model repository can't be read or written
     │   ├── ModelInvalid          400   1   a model in the repository is damaged or refused
     │   └── ModelNotFound         404   1   no such model, or no such version of it
@@ -34,6 +38,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "ArchiveRefused",
     "BodyTimeout",
     "DataError",
     "DeadlineExceeded",
@@ -45,10 +50,13 @@ __all__ = [
     "ModelFailed",
     "ModelInvalid",
     "ModelNotFound",
+    "NoEnvironment",
     "NotFound",
     "Overloaded",
+    "ProofFailed",
     "RepositoryError",
     "RequestError",
+    "SetupError",
     "StartError",
     "TooLarge",
     "Unavailable",
@@ -80,10 +88,26 @@ class DataError(DlenvError):
     """A dataset is damaged, empty or of the wrong kind."""
 
 
+class ArchiveRefused(DataError):
+    """An archive holds what must not be unpacked: a path that escapes, a link, far more than it should."""
+
+
 class Unreachable(DataError):
     """None of the addresses of a download answered."""
 
     status = 503
+
+
+class SetupError(DlenvError):
+    """An environment can't be planned or built; the old one, if any, is as it was."""
+
+
+class ProofFailed(SetupError):
+    """An environment was built, and what was run in it failed; the old one, if any, is as it was."""
+
+
+class NoEnvironment(DlenvError):
+    """There is no environment of dlenv's where one is needed."""
 
 
 class RepositoryError(DlenvError):

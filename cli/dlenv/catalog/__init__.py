@@ -1,0 +1,22 @@
+"""Facts as data: TOML files beside this module, each row with its source and date, read into frozen structures."""
+
+from __future__ import annotations
+
+import sys
+from importlib import resources
+from typing import TypeVar
+
+import msgspec
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_T = TypeVar("_T")
+
+
+def read(name: str, kind: type[_T]) -> _T:
+    """The file ``<name>.toml`` of the catalog as a ``kind``; raises ``msgspec.ValidationError`` naming what is wrong."""
+    text = resources.files(__package__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    return msgspec.convert(tomllib.loads(text), kind)

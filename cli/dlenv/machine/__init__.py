@@ -1,0 +1,5 @@
+"""What this machine is: operating system, NVIDIA driver and GPUs, disks, proxies."""
+
+from dlenv.machine.model import Disk, Gpu, GpuProcess, Machine, Nvml
+
+__all__ = ["Disk", "Gpu", "GpuProcess", "Machine", "Nvml"]
