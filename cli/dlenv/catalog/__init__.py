@@ -17,6 +17,6 @@ _T = TypeVar("_T")
 
 
 def read(name: str, kind: type[_T]) -> _T:
-    """The file ``<name>.toml`` of the catalog as a ``kind``; raises ``msgspec.ValidationError`` naming what is wrong."""
+    """The file ``<name>.toml`` of the catalog as ``kind``; raises ``msgspec.ValidationError`` naming what is wrong."""
     text = resources.files(__package__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
     return msgspec.convert(tomllib.loads(text), kind)

@@ -1,0 +1,1 @@
+"""Examines a machine and an environment, says what is wrong, and how to put it right."""

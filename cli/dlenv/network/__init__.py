@@ -1,0 +1,1 @@
+"""Mirrors, downloads that resume, archives unpacked safely."""

@@ -1,0 +1,1 @@
+"""The course's notebooks: fetched, listed, run, opened."""

@@ -1,0 +1,1 @@
+"""What an environment can do, found out by its own Python in a process of its own."""
