@@ -1,0 +1,125 @@
+"""Filling an environment: one resolution for PyTorch, the course and dlenv's own needs, locked, then installed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from packaging.utils import canonicalize_name
+
+from dlenv.environment.record import Package
+from dlenv.managers import uv
+from dlenv.managers.source import Source
+from dlenv.plan.model import Plan
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+# PyTorch's own companions that are published beside it, and nowhere else, for these flavours.
+_WHOLE_INDEX = ("rocm", "xpu")
+
+
+class Lock(msgspec.Struct, frozen=True, kw_only=True):
+    """A resolution: a ``pylock.toml`` (PEP 751) with the address and hash of every file, and what is in it."""
+
+    file: Path
+    packages: tuple[Package, ...]
+    size: int | None  # bytes of all wheels, where the index states them
+
+
+def lock(python: Path, plan: Plan, source: Source, requirements: Sequence[str], folder: Path) -> Lock:
+    """Resolve everything for the interpreter ``python`` into ``folder``; raises ``uv.Failed``.
+
+    ``requirements`` are beside PyTorch and the plan's packages. Only wheels are taken: a source build on a user's
+    machine fails late, and for reasons that nobody can foresee.
+    """
+    (folder / "pyproject.toml").write_text(_project(plan, source, requirements), encoding="utf-8")
+    file = folder / "pylock.toml"
+    words: list[str | Path] = ["pip", "compile", folder / "pyproject.toml", "--python", python, "--no-build", "--quiet"]
+    if source.torch_index and source.candidate.build.startswith(_WHOLE_INDEX):
+        words += ["--index-strategy", "unsafe-best-match"]
+    uv.run([*words, "--format", "pylock.toml", "--output-file", file], source.environment)
+    return read(file)
+
+
+def read(file: Path) -> Lock:
+    """The lock in ``file``."""
+    entries = tomllib.loads(file.read_text(encoding="utf-8"))["packages"]
+    packages = []
+    sizes: list[int] = []
+    for entry in entries:
+        wheels = entry.get("wheels", [])
+        hashes = [f"{kind}:{value}" for wheel in wheels for kind, value in wheel.get("hashes", {}).items()]
+        packages.append(
+            Package(name=canonicalize_name(entry["name"]), version=entry["version"], hashes=tuple(sorted(set(hashes))))
+        )
+        sizes.append(max((wheel.get("size", 0) for wheel in wheels), default=0))
+    return Lock(file=file, packages=tuple(packages), size=sum(sizes) if all(sizes) else None)
+
+
+def install(python: Path, locked: Lock, source: Source) -> None:
+    """Install exactly what is locked, each file checked against its hash; raises ``uv.Failed``."""
+    words: list[str | Path] = [
+        "pip",
+        "install",
+        "--python",
+        python,
+        "--no-build",
+        "-r",
+        locked.file,
+        "--preview-features",
+        "pylock",
+    ]
+    uv.run(words, source.environment, show=True)
+
+
+def exact(python: Path, packages: Sequence[Package], source: Source, folder: Path) -> None:
+    """Install exactly these packages, each file checked against the hashes that are known; raises ``uv.Failed``."""
+    lines = []
+    for package in packages:
+        hashes = " ".join(f"--hash={value}" for value in package.hashes)
+        lines.append(f"{package.name}=={package.version} {hashes}".rstrip())
+    file = folder / "requirements.txt"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    words: list[str | Path] = ["pip", "install", "--python", python, "--no-build", "--no-deps", "-r", file]
+    words += ["--verify-hashes" if any(not package.hashes for package in packages) else "--require-hashes"]
+    if source.folder:
+        words += ["--no-index", "--find-links", source.folder]
+    elif source.torch_index:
+        # Every package is bound to its version and hash, so it does not matter which index gives it.
+        words += ["--index-strategy", "unsafe-best-match"]
+        words += ["--find-links" if source.flat else "--extra-index-url", source.torch_index]
+    uv.run(words, source.environment, show=True)
+
+
+def _project(plan: Plan, source: Source, requirements: Sequence[str]) -> str:
+    """A project whose requirements on PyTorch are bound to its own index, and to nothing else on it."""
+    candidate = source.candidate
+    torch = [f"torch=={candidate.torch}", f"torchvision=={candidate.torchvision}"]
+    lines = [
+        "[project]",
+        'name = "dlenv-environment"',
+        'version = "0"',
+        f'requires-python = ">={plan.python}"',
+        f"dependencies = {json.dumps([*torch, *plan.packages, *requirements])}",
+        "[tool.uv]",
+        f"override-dependencies = {json.dumps(plan.overrides)}",
+    ]
+    if source.torch_index:
+        whole = candidate.build.startswith(_WHOLE_INDEX)
+        lines += [
+            "[[tool.uv.index]]",
+            'name = "pytorch"',
+            f"url = {json.dumps(source.torch_index)}",
+            f"explicit = {json.dumps(not whole)}",
+            *(['format = "flat"'] if source.flat else []),
+            "[tool.uv.sources]",
+            'torch = { index = "pytorch" }',
+            'torchvision = { index = "pytorch" }',
+        ]
+    return "\n".join(lines) + "\n"
