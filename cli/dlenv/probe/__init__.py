@@ -1,1 +1,6 @@
-"""What an environment can do, found out by its own Python in a process of its own."""
+"""Trying an environment by its own Python, as a subprocess: a crash there is a finding, not ours."""
+
+from dlenv.probe.report import Report, Stage
+from dlenv.probe.runner import run
+
+__all__ = ["Report", "Stage", "run"]

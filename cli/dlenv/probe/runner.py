@@ -1,0 +1,195 @@
+"""Starts the probe's script in an environment, and goes on without a stage that kills it."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from dlenv.plan.model import Edition
+from dlenv.probe import process
+from dlenv.probe.report import Level, Report, Stage
+
+__all__ = ["run"]
+
+_SCRIPT = Path(__file__).parent / "script.py"
+_MARK = b"dlenv-probe "
+_PACKAGES = ("numpy", "torch", "cuda", "bridge", "torchvision", "pandas", "matplotlib", "inline", "d2l", "jupyter")
+_FACTS = ("python", *_PACKAGES, "libraries")
+# A stage is skipped where one that it needs did not end well: it would only fail again.
+_NEEDS = {
+    "cuda": ["torch"],
+    "bridge": ["torch", "numpy"],
+    "torchvision": ["torch"],
+    "d2l": ["torch", "torchvision"],
+    "matmul": ["torch"],
+    "convolution": ["torch"],
+    "nms": ["torchvision"],
+    "training": ["d2l"],
+    "kernel": ["jupyter", "torch"],
+    "service": ["torch"],
+}
+_TAIL = 8000  # bytes of a log that are kept as evidence
+
+
+def run(
+    python: Path,
+    *,
+    level: Level = "facts",
+    gpus: Sequence[int] = (),
+    course: Edition | None = None,
+    extras: Sequence[str] = (),
+    time_limit: float = 600.0,
+    stage_limit: float = 180.0,
+    told: Callable[[Stage], None] = lambda _: None,
+) -> Report:
+    """Try the environment that ``python`` belongs to; never raises for what is wrong in it.
+
+    ``level`` "facts" imports packages; "proof" also computes on the CPU and on each of ``gpus`` (NVML indices), trains
+    with the course's package where there is a ``course``, asks a Jupyter kernel, and with the extra "serve" a model.
+    ``time_limit`` is for all of it, ``stage_limit`` for one stage, in seconds. ``told`` hears of each stage as it ends.
+    """
+    began = time.monotonic()
+    python = python.absolute()  # the script runs elsewhere; not resolved, since a link is what makes an environment
+    todo = [*_FACTS, *(_proof(gpus, course, extras) if level == "proof" else ())]
+    done: list[Stage] = []
+    problem = None
+    while todo and problem is None:
+        left = time_limit - (time.monotonic() - began)
+        known = len(done)
+        if left <= 0:
+            done += [Stage(name=name, status="skipped", error="no time was left") for name in todo]
+            break
+        try:
+            for stage in _attempt(python, todo, done, gpus if level == "proof" else (), stage_limit, left):
+                done.append(stage)
+                told(stage)
+        except _NoStart as error:
+            problem = str(error)
+        todo = todo[len(done) - known :]
+    return Report(
+        python=str(python),
+        level=level,
+        required=_required(course),
+        stages=tuple(done),
+        seconds=round(time.monotonic() - began, 3),
+        problem=problem,
+    )
+
+
+def _required(course: Edition | None) -> tuple[str, ...]:
+    """Stages whose package must be there."""
+    if course is None:
+        return ("torch", "torchvision")
+    return ("numpy", "torch", "torchvision", "pandas", "matplotlib", "inline", "d2l", "jupyter")
+
+
+def _proof(gpus: Sequence[int], course: Edition | None, extras: Sequence[str]) -> list[str]:
+    devices = ["cpu", *(f"cuda:{position}" for position in range(len(gpus)))]
+    if sys.platform == "darwin":
+        devices.append("mps")
+    stages = [f"{kind}:{device}" for device in devices for kind in ("matmul", "convolution")]
+    stages += [f"nms:{device}" for device in devices if device.startswith("cuda")]
+    if course is not None:
+        stages += ["training", "kernel"]
+    if "serve" in extras:
+        stages.append("service")
+    return stages
+
+
+class _NoStart(Exception):
+    """Python ended before the first stage."""
+
+
+def _attempt(
+    python: Path, todo: Sequence[str], done: Sequence[Stage], gpus: Sequence[int], stage_limit: float, time_limit: float
+) -> Iterator[Stage]:
+    """The stages of one run of the script; the last one may be one that did not end by itself."""
+    with tempfile.TemporaryDirectory(prefix="dlenv-probe-", ignore_cleanup_errors=True) as folder:
+        log = Path(folder, "log")
+        log.touch()
+        before = {stage.name: stage.status for stage in done}
+        request = {"stages": list(todo), "needs": _NEEDS, "done": before, "log": str(log)}
+        try:
+            child = process.start([str(python), str(_SCRIPT), json.dumps(request)], _environment(gpus), folder, log)
+        except OSError as error:
+            raise _NoStart(f"{python} can't be run: {error.strerror or error}") from None
+        try:
+            yield from _follow(child, log, stage_limit, time.monotonic() + time_limit)
+        finally:
+            process.end(child)
+
+
+def _follow(child: subprocess.Popen[bytes], log: Path, stage_limit: float, end: float) -> Iterator[Stage]:
+    messages = _messages(child)
+    current: dict[str, Any] | None = None
+    count = 0
+    began = time.monotonic()
+    while True:
+        try:
+            message = messages.get(timeout=max(min(end, began + stage_limit) - time.monotonic(), 0))
+        except queue.Empty:
+            seconds = time.monotonic() - began
+            if current is None:
+                raise _NoStart(f"Python did not start within {seconds:.0f} s{_last_line(log)}") from None
+            yield _cut_off(current, "timeout", f"it did not end within {seconds:.0f} s", log, seconds)
+            return
+        if message is None:
+            break
+        began = time.monotonic()
+        if message.pop("event") == "start":
+            current = message
+        else:
+            current, count = None, count + 1
+            yield Stage(**message)
+    code = process.code(child)
+    if current is not None:
+        yield _cut_off(current, "crashed", f"Python {process.reason(code)}", log, time.monotonic() - began)
+    elif count == 0:
+        raise _NoStart(f"Python {process.reason(code)} before anything was tried{_last_line(log)}")
+
+
+def _messages(child: subprocess.Popen[bytes]) -> queue.Queue[dict[str, Any] | None]:
+    """What the script says, as it comes; None at the end."""
+    messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
+    assert child.stdout is not None
+    stream = child.stdout
+
+    def read() -> None:
+        with stream:
+            for line in stream:
+                if line.startswith(_MARK):  # a sitecustomize module may print, too
+                    messages.put(json.loads(line[len(_MARK) :]))
+        messages.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    return messages
+
+
+def _cut_off(
+    current: dict[str, Any], status: Literal["timeout", "crashed"], error: str, log: Path, seconds: float
+) -> Stage:
+    output = log.read_bytes()[current["offset"] :][-_TAIL:].decode("utf-8", "replace")
+    return Stage(name=current["name"], status=status, seconds=round(seconds, 3), error=error, output=output)
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_bytes()[-_TAIL:].decode("utf-8", "replace").strip().splitlines()
+    return f": {lines[-1]}" if lines else ""
+
+
+def _environment(gpus: Sequence[int]) -> dict[str, str]:
+    environment = dict(os.environ)
+    if gpus:
+        # NVML numbers GPUs by their place on the PCI bus, CUDA by default the fastest first.
+        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+    return environment
