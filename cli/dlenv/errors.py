@@ -93,9 +93,13 @@ class ArchiveRefused(DataError):
 
 
 class Unreachable(DataError):
-    """None of the addresses of a download answered."""
+    """None of the addresses of a download gave it; ``wrong`` names those that gave something else."""
 
     status = 503
+
+    def __init__(self, message: str, wrong: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.wrong = wrong
 
 
 class SetupError(DlenvError):
