@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
+from nvml_stub import compile_stub, fake_machine, no_library
 
 from dlenv.cli import main
 
@@ -43,3 +47,31 @@ def _empty_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     monkeypatch.delenv("DLENV_REPOSITORY", raising=False)
     monkeypatch.delenv("DLENV_DATA_DIR", raising=False)
     monkeypatch.chdir(home)
+
+
+@pytest.fixture(scope="session")
+def stub_nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the stub of NVIDIA's library, compiled once; see ``nvml_stub``."""
+    return compile_stub(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def with_gpus(stub_nvml: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, str]]:
+    """Make this a machine with made-up NVIDIA GPUs; what it takes is described in ``nvml_stub``."""
+
+    def make(**machine: Any) -> dict[str, str]:
+        for name in [name for name in os.environ if name.startswith("STUB_NVML_")]:
+            monkeypatch.delenv(name)
+        variables = fake_machine(stub_nvml, **machine)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return variables
+
+    return make
+
+
+@pytest.fixture
+def without_driver(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make this a machine where NVML's library can't be loaded."""
+    for name, value in no_library(tmp_path_factory.mktemp("no-nvml")).items():
+        monkeypatch.setenv(name, value)

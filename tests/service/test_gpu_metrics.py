@@ -26,7 +26,16 @@ for family in _gpus([], []):
 def test_a_gpu_is_told_and_one_that_is_lost_leaves_the_others(tmp_path: Path) -> None:
     library = tmp_path / "libnvidia-ml.so.1"
     subprocess.run([str(COMPILER), "-shared", "-fPIC", "-o", library, STUB], check=True)
-    environ = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
+    machine = {
+        "STUB_NVML_GPUS": "2",
+        "STUB_NVML_0_NAME": "Stub GPU 0",
+        "STUB_NVML_0_MEMORY_MIB": "8192",
+        "STUB_NVML_0_USED_MIB": "3072",
+        "STUB_NVML_0_UTILIZATION": "25",
+        "STUB_NVML_1_NAME": "Stub GPU 1",
+        "STUB_NVML_1_nvmlDeviceGetMemoryInfo": "15",  # GPU is lost; utilization it does not support
+    }
+    environ = {**os.environ, **machine, "LD_LIBRARY_PATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=environ, capture_output=True, text=True, check=True)
     label = "[('gpu', '0'), ('name', 'Stub GPU 0')]"
     assert done.stdout.splitlines() == [

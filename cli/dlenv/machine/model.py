@@ -74,15 +74,16 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     libc: tuple[str, str] | None = None  # ("glibc", "2.36"), ("musl", "1.2.5")
     python: str  # of the process that looked: "3.11.7"
     python_bits: int = 64
+    python_emulated: bool = False  # it was built for x86_64 and runs on an Arm machine: Rosetta 2, Windows for Arm
     cpus: int = 1  # that this process may use
-    memory_mib: int = 0
+    memory_mib: int = 0  # that this process may use: a container may have less than the machine
     driver: str | None = None  # NVIDIA's: "550.54.14"
     cuda_driver: str | None = None  # the highest CUDA that the driver supports: "12.4"
     kernel_module: str | None = None  # version of the NVIDIA kernel module that is loaded
     nvml: Nvml
     gpus: tuple[Gpu, ...] = ()
     nvidia_pci: tuple[str, ...] = ()  # PCI addresses of NVIDIA display controllers, seen without any driver
-    amd_gpus: tuple[str, ...] = ()  # names or gfx targets ("gfx1100") of AMD GPUs
+    amd_gpus: tuple[str, ...] = ()  # gfx targets ("gfx1100"), or without AMD's driver "PCI 1002:744c"
     rocm_driver: bool = False  # /dev/kfd is there
     intel_gpu: bool = False
     nouveau: bool = False  # the kernel module nouveau is loaded
