@@ -63,7 +63,7 @@ def _gfx_targets(nodes: Path) -> list[str]:
     """LLVM's names for the AMD GPUs that the driver amdkfd runs, such as ``gfx1100`` and ``gfx90a``."""
     targets = []
     for node in sorted(names(nodes), key=lambda name: (len(name), name)):
-        found = re.search(r"^gfx_target_version (\d+)$", text(nodes / node / "properties"), re.MULTILINE)
+        found = re.search(r"^gfx_target_version (\d{1,9})$", text(nodes / node / "properties"), re.MULTILINE)
         # 10000 * major + 100 * minor + stepping; 0 is a processor (Linux, drivers/gpu/drm/amd/amdkfd/kfd_device.c).
         if found and (version := int(found[1])):
             targets.append(f"gfx{version // 10000}{version // 100 % 100:x}{version % 100:x}")

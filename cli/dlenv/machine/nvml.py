@@ -91,7 +91,11 @@ def _end(child: subprocess.Popen[bytes]) -> bytes:
     try:
         return child.communicate(timeout=1)[0]
     except subprocess.TimeoutExpired as error:
-        # It waits for a driver that does not answer, where no signal reaches it: leave it to the system.
+        # It waits for a driver that does not answer, where no signal reaches it, or has left its pipes to others:
+        # leave it to the system.
+        for pipe in filter(None, (child.stdout, child.stderr)):
+            pipe.close()
+        child.poll()
         return error.output or b""
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import psutil
 
-from dlenv.machine.reading import exists, names, text
+from dlenv.machine.reading import names, text
 
 System = Literal["linux", "windows", "macos", "other"]
 
@@ -98,8 +98,8 @@ def memory_mib(root: Path) -> int:
     """The memory that this process may use, in MiB: the machine's, or the container's where that has less."""
     total = psutil.virtual_memory().total
     for limit in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        if exists(root / limit) and (value := text(root / limit)).isdecimal():
-            total = min(total, int(value))
+        if value := re.fullmatch(r"\d{1,19}", text(root / limit)):
+            total = min(total, int(value[0]))
     return total // _MIB
 
 
