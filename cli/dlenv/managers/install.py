@@ -62,24 +62,11 @@ def read(file: Path) -> Lock:
     return Lock(file=file, packages=tuple(packages), size=sum(sizes) if all(sizes) else None)
 
 
-def install(python: Path, locked: Lock, source: Source) -> None:
-    """Install exactly what is locked, each file checked against its hash; raises ``uv.Failed``."""
-    words: list[str | Path] = [
-        "pip",
-        "install",
-        "--python",
-        python,
-        "--no-build",
-        "-r",
-        locked.file,
-        "--preview-features",
-        "pylock",
-    ]
-    uv.run(words, source.environment, show=True)
+def install(python: Path, packages: Sequence[Package], source: Source, folder: Path) -> None:
+    """Install exactly these packages, each file checked against the hashes that are known; raises ``uv.Failed``.
 
-
-def exact(python: Path, packages: Sequence[Package], source: Source, folder: Path) -> None:
-    """Install exactly these packages, each file checked against the hashes that are known; raises ``uv.Failed``."""
+    By name, version and hash, not by the lock's addresses: uv finds what it has cached, and another mirror will do.
+    """
     lines = []
     for package in packages:
         hashes = " ".join(f"--hash={value}" for value in package.hashes)

@@ -1,0 +1,177 @@
+"""``dlenv setup``: an environment for this machine, built, proven, and switched to."""
+
+from __future__ import annotations
+
+import locale
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import click
+
+from dlenv.console import print_json, say
+from dlenv.errors import UsageError
+
+_PYTHON = re.compile(r"3\.\d{1,2}")
+_VERSION = re.compile(r"\d+(\.\d+){1,2}")
+_BUILD = re.compile(r"cpu|mps|xpu|cu\d{2,3}|rocm\d+(\.\d+)*")
+
+
+@click.command(short_help="Build an environment that provably works on this machine.")
+@click.option("--env", type=click.Path(path_type=Path), default=Path(".venv"), show_default=True, help="Where.")
+@click.option("--manager", type=click.Choice(["uv", "conda", "colab"]), help="[default: uv; on Colab in place]")
+@click.option("--python", metavar="3.x", help="Version of Python.  [default: what the course is proven with]")
+@click.option("--torch", metavar="VERSION", default="auto", show_default=True, help="Version of PyTorch.")
+@click.option(
+    "--build", metavar="BUILD", default="auto", show_default=True, help="Its build: cpu, cu126, mps, rocm7.2 ..."
+)
+@click.option(
+    "--gpu",
+    "gpus",
+    metavar="INDEX",
+    multiple=True,
+    help="GPUs that it must run on, as nvidia-smi counts them; or none.  [default: all]",
+)
+@click.option("--strict-cuda", is_flag=True, help="The highest CUDA not above the driver's, then its newest PyTorch.")
+@click.option(
+    "--course",
+    type=click.Choice(["zh", "en", "none"]),
+    help="Edition of Dive into Deep Learning.  [default: zh where the system speaks Chinese, else en]",
+)
+@click.option(
+    "--notebooks",
+    type=click.Path(path_type=Path),
+    help="Folder for the course's notebooks.  [default: d2l-zh or d2l-en]",
+)
+@click.option(
+    "--with", "extras", type=click.Choice(["serve", "train", "all"]), multiple=True, help="Add this part of dlenv."
+)
+@click.option(
+    "--mirror", metavar="NAME", default="auto", show_default=True, help="auto, none, or a mirror of the catalog."
+)
+@click.option("--persist-mirror", is_flag=True, help="Also write the mirror into your own uv and pip configuration.")
+@click.option("--from", "record", type=click.Path(path_type=Path), help="Build what this dlenv-environment.json says.")
+@click.option(
+    "--download", type=click.Path(path_type=Path), help="Build nothing; fill this folder with all that is needed."
+)
+@click.option(
+    "--for",
+    "machine_file",
+    type=click.Path(path_type=Path),
+    help="With --download: the machine, as JSON of dlenv doctor.",
+)
+@click.option("--offline", type=click.Path(path_type=Path), help="Install from a folder that --download filled.")
+@click.option("--repair", is_flag=True, help="Build again, even where nothing has changed.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def command(**given: Any) -> int:
+    """Look at this machine, plan the newest PyTorch that it can really run, build the environment and prove it.
+
+    The environment is built beside the old one and takes its place when it is proven to work; a setup that fails or is
+    interrupted leaves the old one as it was. Running it again changes nothing.
+    """
+    from dlenv.setup import run, show
+
+    options = _options(given)
+    _end_on_terminate()
+    machine, plan = run.planned(options)
+    if given["dry_run"]:
+        if given["as_json"]:
+            print_json(show.as_json(machine, plan))
+        else:
+            show.plan(machine, plan, options.env)
+        return 0
+    if folder := given["download"]:
+        from dlenv.setup import download
+
+        download.fill(folder, options, machine, plan)
+        return 0
+    if not given["yes"] and sys.stdin.isatty() and not run.is_ready(options, plan):
+        show.plan(machine, plan, options.env)
+        click.confirm("Go on?", default=True, abort=True, err=True)
+    outcome = run.setup(options, machine, plan)
+    if given["persist_mirror"]:
+        run.persist_mirror(options)
+    if given["as_json"]:
+        print_json(outcome.to_json())
+    else:
+        show.outcome(outcome)
+    return 1 if outcome.problems else 0
+
+
+def _options(given: dict[str, Any]) -> Any:
+    from dlenv.environment.record import Record
+    from dlenv.plan import Request
+    from dlenv.setup.model import Options
+
+    if given["offline"] and given["download"]:
+        raise UsageError("--download fills a folder and --offline installs from one; give one of them")
+    if given["machine_file"] and not given["download"]:
+        raise UsageError("--for names the machine that --download is for; give --download too")
+    course = given["course"] or ("zh" if _speaks_chinese() else "en")
+    request = Request(
+        manager=given["manager"],
+        python=_checked("--python", given["python"], _PYTHON, "3.11"),
+        torch=_checked("--torch", given["torch"], _VERSION, "2.14.1"),
+        build=_checked("--build", given["build"], _BUILD, "cpu, cu126, mps or rocm7.2"),
+        gpus=_gpus(given["gpus"]),
+        strict_cuda=given["strict_cuda"],
+        course=None if course == "none" else cast("Any", course),
+        extras=tuple(sorted(set(given["extras"]))),
+    )
+    record = Record.load(given["record"]) if given["record"] else None
+    return Options(
+        env=given["env"],
+        request=record.request if record else request,
+        mirror=given["mirror"],
+        notebooks=given["notebooks"],
+        repair=given["repair"],
+        record=record,
+        offline=given["offline"],
+        machine_file=given["machine_file"],
+    )
+
+
+def _checked(option: str, value: str | None, pattern: re.Pattern[str], example: str) -> str | None:
+    if value is None or value == "auto":
+        return None
+    if not pattern.fullmatch(value):
+        raise UsageError(f"{option} {value!r} is not understood; give one such as {example}, or auto")
+    return value
+
+
+def _gpus(words: tuple[str, ...]) -> tuple[int, ...] | None:
+    """``--gpu 0 --gpu 1``, ``--gpu 0,1``, ``--gpu none``; None means all of them."""
+    values = [value.strip() for word in words for value in word.split(",")]
+    if not values or values == ["auto"]:
+        return None
+    if values == ["none"]:
+        return ()
+    if not all(value.isdecimal() for value in values):
+        raise UsageError(
+            f"--gpu {','.join(values)} is not understood; give indices as nvidia-smi counts them, auto or none"
+        )
+    return tuple(sorted({int(value) for value in values}))
+
+
+def _speaks_chinese() -> bool:
+    languages = [os.environ.get(name, "") for name in ("LC_ALL", "LC_MESSAGES", "LANG")]
+    if not any(languages):
+        languages = [locale.getlocale()[0] or ""]  # Windows calls it "Chinese (Simplified)_China"
+    first = next((language for language in languages if language), "")
+    return first.lower().startswith(("zh", "chinese"))
+
+
+def _end_on_terminate() -> None:
+    """SIGTERM unwinds like Ctrl-C, so that what is half built is removed."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        say("Terminated")
+        sys.exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end)

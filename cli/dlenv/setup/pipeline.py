@@ -1,0 +1,152 @@
+"""Building an environment: beside the old one, proven, then switched to."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from dlenv import __version__, probe
+from dlenv.console import say
+from dlenv.environment.layout import Home, executable, remove
+from dlenv.environment.record import Package, Record, fingerprint
+from dlenv.errors import ProofFailed, SetupError
+from dlenv.machine import Machine
+from dlenv.managers import install, uv
+from dlenv.managers.source import Source, Sources
+from dlenv.plan import Plan
+from dlenv.probe import Report, Stage
+from dlenv.setup import own, sources
+from dlenv.setup.model import Options, Outcome
+
+# Makes an empty environment: (where, interpreter's version, variables for each source of it) -> its Python.
+Create = Callable[[Path, str, str, Sources], Path]
+
+
+def build(options: Options, machine: Machine, plan: Plan, create: Create) -> Outcome:
+    """The environment ``options.env`` as ``plan`` says; where it is so already, nothing is changed.
+
+    Raises ``SetupError`` (the old environment, if any, is as it was), ``ProofFailed``, ``UsageError``.
+    """
+    home = Home(options.env)
+    home.check()
+    if outcome := unchanged(home, options, plan):
+        return outcome
+    with home.locked():
+        home.check()
+        for path in home.unfinished():
+            say(f"Removing {path}, which an interrupted setup left")
+            remove(path)
+        old = home.record()
+        added = old.added(home.env) if old else []
+        path = home.new()
+        try:
+            record = _built(path, options, machine, plan, create)
+        except BaseException:
+            remove(path)
+            raise
+        kept = home.switch(path)
+        previous = home.clean()
+    return Outcome(
+        environment=home.env,
+        python=executable(home.env),
+        changed=True,
+        record=record,
+        kept=kept,
+        added=tuple(added),
+        previous=tuple(previous),
+    )
+
+
+def prove(python: Path, plan: Plan) -> Report:
+    """Try the environment of ``python``, telling each step; raises ``ProofFailed`` naming what does not work."""
+
+    def told(stage: Stage) -> None:
+        say(f"  {stage.name}: {stage.status} ({stage.seconds:.1f} s){f': {stage.error}' if stage.error else ''}")
+
+    edition = plan.course.edition if plan.course else None
+    report = probe.run(python, level="proof", gpus=plan.gpus, course=edition, extras=plan.extras, told=told)
+    if not report.ok:
+        reasons = "; ".join(f"{stage.name}: {stage.error or stage.status}" for stage in report.failures)
+        raise ProofFailed(
+            f"the environment was built, but does not work ({report.problem or reasons}); it was removed, and what was "
+            "there before is as it was; dlenv doctor may say more about this machine"
+        )
+    return report
+
+
+def unchanged(home: Home, options: Options, plan: Plan) -> Outcome | None:
+    """What is there, where it is what the plan says; raises ``SetupError`` where somebody changed it since."""
+    record = home.record()
+    if (
+        options.repair
+        or record is None
+        or record.fingerprint != fingerprint(plan)
+        or record.own != own.identity(plan.extras)
+    ):
+        return None
+    if options.record and options.record.packages != record.packages:
+        return None
+    if changed := record.changed(home.env):
+        shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+        raise SetupError(
+            f"{home.env} is no longer as it was built: {shown}; mend it by: dlenv setup --repair --env {home.env}"
+        )
+    return Outcome(environment=home.env, python=executable(home.env), changed=False, record=record)
+
+
+def _built(path: Path, options: Options, machine: Machine, plan: Plan, create: Create) -> Record:
+    found = sources.find(plan, options)
+    for note in found.notes:
+        say(note)
+    began = time.monotonic()
+    say(f"Building {path} with Python {plan.python}")
+    python = create(path, plan.python, options.env.name, found)
+    with tempfile.TemporaryDirectory(prefix="dlenv-") as scratch:
+        source, packages, notes = _filled(python, options, plan, found, Path(scratch))
+        if plan.extras:
+            own.install(python, source.environment, Path(scratch))
+    say(f"Installed {len(packages)} packages in {time.monotonic() - began:.0f} s; proving that they work together")
+    report = prove(python, plan)
+    record = Record(
+        dlenv=__version__,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        request=options.request,
+        machine=machine,
+        plan=plan,
+        torch=source.candidate,
+        packages=tuple(packages),
+        own=own.identity(plan.extras),
+        notes=(*found.notes, *notes),
+        proof=report.to_json(),
+    )
+    record.write(path)
+    return record
+
+
+def _filled(
+    python: Path, options: Options, plan: Plan, found: Sources, scratch: Path
+) -> tuple[Source, Sequence[Package], list[str]]:
+    """Fill the empty environment from the first source that works; that source, what was installed, what failed."""
+    failures: list[str] = []
+    for source in found.packages:
+        say(f"Installing torch {source.candidate.torch} ({source.candidate.build}) from {source.label}")
+        try:
+            if options.record:
+                packages = options.record.packages
+            else:
+                locked = install.lock(
+                    python, plan, source, own.requirements(plan.extras) if plan.extras else [], scratch
+                )
+                packages = locked.packages
+                size = f", {locked.size / 1e6:,.0f} MB to download at most" if locked.size else ""
+                say(f"Resolved {len(packages)} packages{size}")
+            install.install(python, packages, source, scratch)
+        except uv.Failed as error:
+            failures.append(f"{source.label}: {error}")
+            say(f"{source.label} did not do: {error}")
+        else:
+            return source, packages, failures
+    raise SetupError(f"the packages could not be installed: {'; '.join(failures) or 'no source has them'}")
