@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import resources
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -13,6 +13,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+if TYPE_CHECKING:
+    from dlenv.catalog.contents import Catalog
+
 _T = TypeVar("_T")
 
 
@@ -20,3 +23,10 @@ def read(name: str, kind: type[_T]) -> _T:
     """The file ``<name>.toml`` of the catalog as ``kind``; raises ``msgspec.ValidationError`` naming what is wrong."""
     text = resources.files(__package__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
     return msgspec.convert(tomllib.loads(text), kind)
+
+
+def load() -> Catalog:
+    """Everything that the planner goes by; read once."""
+    from dlenv.catalog.contents import contents
+
+    return contents()

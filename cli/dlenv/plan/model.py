@@ -21,6 +21,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     strict_cuda: bool = False  # the highest CUDA not above the driver's, then the newest torch built for it
     course: Edition | None = "zh"
     extras: tuple[str, ...] = ()  # of dlenv itself: ("serve",)
+    # In place (Colab, Kaggle): what is installed there, with the local part ("2.11.0+cu128"); None: not installed.
+    # A plan is made without looking, so whoever calls for one looks.
+    installed_torch: str | None = None
+    installed_torchvision: str | None = None
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):

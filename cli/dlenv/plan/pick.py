@@ -1,0 +1,134 @@
+"""The best build of PyTorch for a target: the newest torch that fits, and of its flavours the best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from packaging.version import Version
+
+from dlenv.plan.devices import capability
+from dlenv.plan.fit import Target, gpu_problem, host_problem
+
+if TYPE_CHECKING:
+    from dlenv.catalog.contents import Catalog
+    from dlenv.catalog.torch import Build
+    from dlenv.machine.model import Machine
+    from dlenv.plan.model import Request
+
+Device = Literal["cuda", "rocm", "mps", "xpu", "cpu"]
+# XPU builds exist, but an Intel GPU is no reason to take one: most are in processors, where the CPU is as quick.
+_WITHOUT_DRIVER = ("cpu", "mps")
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """A build, the Python it is for, and what it will compute on."""
+
+    build: Build
+    python: str
+    device: Device
+
+
+def rank(choice: Choice, request: Request) -> tuple[bool, Version, Version]:
+    """Higher is better: a GPU, then the newest torch; under the strict rule the highest CUDA before the torch."""
+    return (
+        choice.device != "cpu",
+        flavour(choice.build) if request.strict_cuda else Version("0"),
+        Version(choice.build.torch),
+    )
+
+
+def allowed(request: Request, catalog: Catalog) -> tuple[Build, ...]:
+    """The builds that the request leaves: its pins, and what dlenv's own extras need."""
+    return tuple(
+        build
+        for build in catalog.builds
+        if request.torch in (None, build.torch)
+        and request.build in (None, build.build)
+        and not (request.extras and not catalog.own.takes_torch(build.torch))
+    )
+
+
+def choose(python: str, on: Target, machine: Machine, request: Request, catalog: Catalog) -> Choice | None:
+    """The best build for this Python, or None where none can be installed."""
+    pool = [build for build in allowed(request, catalog) if host_problem(build, python, on) is None]
+    if request.build is not None:
+        fitting = [build for build in pool if gpu_problem(build, on, catalog.cuda) is None]
+        build = newest(fitting)
+        return Choice(build=build, python=python, device=_device(build, on)) if build else None
+    if on.gpus:
+        cuda = [build for build in pool if build.cuda and gpu_problem(build, on, catalog.cuda) is None]
+        if build := strictest(cuda, on) if request.strict_cuda else newest(cuda):
+            return Choice(build=build, python=python, device="cuda")
+    elif on.gfx and machine.rocm_driver:
+        rocm = [b for b in pool if b.build.startswith("rocm") and gpu_problem(b, on, catalog.cuda) is None]
+        if build := newest(rocm):
+            return Choice(build=build, python=python, device="rocm")
+    if build := newest(build for build in pool if build.build in _WITHOUT_DRIVER):
+        return Choice(build=build, python=python, device="mps" if build.build == "mps" else "cpu")
+    return None
+
+
+def newest(builds: Iterable[Build]) -> Build | None:
+    """The newest torch; of its builds what the package index carries, else the highest CUDA or ROCm."""
+    return max(builds, key=lambda build: (Version(build.torch), build.on_package_index, flavour(build)), default=None)
+
+
+def strictest(builds: Iterable[Build], on: Target) -> Build | None:
+    """The highest CUDA not above the driver's, then the newest torch: the course's own rule."""
+    if on.cuda_driver is None:
+        return None
+    limit = Version(on.cuda_driver)
+    fitting = [build for build in builds if build.cuda and Version(build.cuda) <= limit]
+    return max(fitting, key=lambda build: (flavour(build), Version(build.torch)), default=None)
+
+
+def flavour(build: Build) -> Version:
+    """The version of CUDA or ROCm that a build is for; 0 for the others."""
+    return Version(build.cuda or (build.build.removeprefix("rocm") if build.build.startswith("rocm") else "0"))
+
+
+def harmless(build: Build, on: Target, machine: Machine, catalog: Catalog) -> bool:
+    """Whether a CUDA build that is to compute on the CPU leaves the machine's GPUs alone, or can use them.
+
+    Where the driver is good enough for the build and the GPU is not, ``torch.cuda.is_available()`` says True and
+    every operation fails: worse than no GPU at all.
+    """
+    for gpu in machine.gpus:
+        if build.cuda and capability(gpu) is None:
+            return False
+        problem = gpu_problem(build, msgspec.structs.replace(on, gpus=(gpu,)), catalog.cuda)
+        if problem is not None and problem.kind == "gpu":
+            return False
+    return True
+
+
+def fallbacks(choice: Choice, on: Target, machine: Machine, request: Request, catalog: Catalog) -> tuple[Build, ...]:
+    """The package index's own wheel that runs here, for when the wheel index of ``choice`` can't be reached.
+
+    It has to compute on what ``choice`` computes on; the newest such torch is taken.
+    """
+    if choice.build.on_package_index:
+        return ()
+    pool = [
+        build
+        for build in allowed(msgspec.structs.replace(request, build=None), catalog)
+        if build.on_package_index and host_problem(build, choice.python, on) is None
+    ]
+    if choice.device == "cpu":
+        pool = [build for build in pool if harmless(build, on, machine, catalog)]
+    else:
+        pool = [build for build in pool if build.cuda and gpu_problem(build, on, catalog.cuda) is None and on.gpus]
+    if request.build is not None:
+        pool = [build for build in pool if build.build == request.build]
+    build = newest(pool)
+    return (build,) if build else ()
+
+
+def _device(build: Build, on: Target) -> Device:
+    if build.cuda:
+        return "cuda" if on.gpus else "cpu"
+    if build.build.startswith("rocm"):
+        return "rocm"
+    return "mps" if build.build == "mps" else "xpu" if build.build == "xpu" else "cpu"
