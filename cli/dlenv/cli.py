@@ -17,10 +17,15 @@ from dlenv.errors import DlenvError
 
 # Name -> one line for ``dlenv --help``. The command is the attribute ``command`` of ``dlenv.commands.<name>``.
 COMMANDS = {
+    "catalog": "Show the PyTorch builds that dlenv knows, and compare them with an index.",
+    "doctor": "Examine this machine and an environment: what is wrong, and how to put it right.",
     "evaluate": "Measure a model on its held-out data.",
+    "lab": "Open JupyterLab on the course's notebooks, with the right kernel.",
     "models": "List, show, check and remove the models in the repository.",
+    "notebooks": "Fetch, list and run the course's notebooks.",
     "predict": "Ask a model about images or rows.",
     "serve": "Serve models over HTTP.",
+    "setup": "Build an environment that provably works on this machine.",
     "train": "Train a classifier and publish it to the model repository.",
 }
 

@@ -96,7 +96,8 @@ def command(**given: Any) -> int:
         click.confirm("Go on?", default=True, abort=True, err=True)
     outcome = run.setup(options, machine, plan)
     if given["persist_mirror"]:
-        run.persist_mirror(options)
+        for line in run.persist_mirror(options):
+            say(line)
     if given["as_json"]:
         print_json(outcome.to_json())
     else:

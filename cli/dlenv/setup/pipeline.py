@@ -16,6 +16,7 @@ from dlenv.errors import ProofFailed, SetupError
 from dlenv.machine import Machine
 from dlenv.managers import install, uv
 from dlenv.managers.source import Source, Sources
+from dlenv.notebooks import kernel
 from dlenv.plan import Plan
 from dlenv.probe import Report, Stage
 from dlenv.setup import own, sources
@@ -98,7 +99,7 @@ def unchanged(home: Home, options: Options, plan: Plan) -> Outcome | None:
 
 
 def _built(path: Path, options: Options, machine: Machine, plan: Plan, create: Create) -> Record:
-    found = sources.find(plan, options)
+    found = sources.find(plan, options, machine)
     for note in found.notes:
         say(note)
     began = time.monotonic()
@@ -123,6 +124,8 @@ def _built(path: Path, options: Options, machine: Machine, plan: Plan, create: C
         proof=report.to_json(),
     )
     record.write(path)
+    if plan.course:
+        kernel.register(options.env, path)
     return record
 
 

@@ -11,7 +11,7 @@ from dlenv.environment.layout import Home
 from dlenv.environment.record import Record
 from dlenv.errors import DlenvError, UsageError
 from dlenv.machine import Machine, inspect
-from dlenv.managers import conda, inplace, venv
+from dlenv.managers import conda, venv
 from dlenv.plan import Plan, make
 from dlenv.setup import pipeline
 from dlenv.setup.model import Options, Outcome
@@ -33,11 +33,22 @@ def is_ready(options: Options, plan: Plan) -> bool:
 def setup(options: Options, machine: Machine, plan: Plan) -> Outcome:
     """Build the environment and fetch the notebooks; raises ``DlenvError`` where there is no environment after it."""
     if plan.manager == "colab":
+        from dlenv.managers import inplace
+
         outcome = inplace.apply(options, machine, plan)
     else:
         create = conda.create if plan.manager == "conda" else venv.create
         outcome = pipeline.build(options, machine, plan, create)
     return _with_notebooks(outcome, options, plan)
+
+
+def persist_mirror(options: Options) -> list[str]:
+    """Write the package index that is used into the user's own configuration; one sentence for each file."""
+    from dlenv.network.mirrors import choose
+    from dlenv.network.persist import persist
+
+    mirror = choose("pypi", options.mirror).mirrors[0]
+    return persist(mirror) or [f"{mirror.name} ({mirror.url}) is what uv and pip use already: nothing was written"]
 
 
 def _described(file: Path) -> Machine:
@@ -58,8 +69,8 @@ def _again(record: Record, machine: Machine) -> Plan:
     was = record.machine
     if (was.os, was.arch) != (machine.os, machine.arch):
         raise UsageError(
-            f"the record is of {was.os} on {was.arch}, and this is {machine.os} on {machine.arch}, for which its packages "
-            "were not made; plan anew: dlenv setup"
+            f"the record is of {was.os} on {was.arch}, and this is {machine.os} on {machine.arch}, for which "
+            "its packages were not made; plan anew: dlenv setup"
         )
     gpus = tuple(gpu.index for gpu in machine.gpus) if record.plan.gpus else ()
     reasons = (f"everything is as on {record.created} by dlenv {record.dlenv}", *record.plan.reasons)

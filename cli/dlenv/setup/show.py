@@ -51,8 +51,8 @@ def outcome(done: Outcome) -> None:
     else:
         stages = record.proof.get("stages", [])
         click.echo(
-            f"{done.environment} works: torch {record.torch.torch} ({record.torch.build}), Python {record.plan.python}, "
-            f"{len(record.packages)} packages; proven by {len(stages)} checks in its own Python"
+            f"{done.environment} works: torch {record.torch.torch} ({record.torch.build}), "
+            f"Python {record.plan.python}, {len(record.packages)} packages; proven by {len(stages)} checks"
         )
     for warning in record.plan.warnings:
         say(f"Careful: {warning}")
