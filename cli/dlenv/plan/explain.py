@@ -58,6 +58,10 @@ def floor(build: Build, on: Target, catalog: Catalog) -> str:
     return max(floors, key=Version)
 
 
+def _driver(on: Target) -> str:
+    return on.driver or (f"one for CUDA {on.cuda_driver}" if on.cuda_driver else "not known")
+
+
 def _cuda(choice: Choice, on: Target, machine: Machine, request: Request, catalog: Catalog, notes: Notes) -> None:
     build = choice.build
     assert build.cuda is not None
