@@ -1,30 +1,33 @@
-# make serve   set up what serving needs in .venv, and serve the shipped models at http://127.0.0.1:8000
-# make test    set up everything in .venv, and run all tests
+# make serve   let dlenv set up .venv for this machine, and serve the shipped models at http://127.0.0.1:8000
+# make test    set up everything in .venv-dev, and run all tests
 #
-# make test-fast   the tests that need no Ray and no long training
+# make test-fast   the tests that need no Ray, build no environment and train nothing for long
 # make lint        formatting, linter, types
 # make lock        resolve the requirement files again
-# make clean       remove what was built (not .venv)
+# make clean       remove what was built (not the environments)
 
-PYTHON ?= python3
-VENV   ?= .venv
-BIN    := $(VENV)/bin
-UV     := $(BIN)/uv pip
+PYTHON    ?= python3
+# dlenv without PyTorch: what sets up the other environments.
+BOOTSTRAP ?= .venv-bootstrap
+DEV       ?= .venv-dev
+BIN       := $(DEV)/bin
+UV        := $(BOOTSTRAP)/bin/uv
 # Ray reports usage to its makers unless told not to.
 export RAY_USAGE_STATS_ENABLED := 0
 
 .PHONY: serve test test-fast lint lock clean
 
-serve: $(VENV)/.serve
-	exec $(BIN)/dlenv serve
+serve: $(BOOTSTRAP)/.done
+	$(BOOTSTRAP)/bin/dlenv setup --env .venv --course none --with serve --yes
+	exec .venv/bin/dlenv serve
 
-test: $(VENV)/.dev
+test: $(DEV)/.done
 	$(BIN)/python -m pytest
 
-test-fast: $(VENV)/.dev
+test-fast: $(DEV)/.done
 	$(BIN)/python -m pytest -m "not ray and not slow"
 
-lint: $(VENV)/.dev
+lint: $(DEV)/.done
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -32,22 +35,24 @@ lint: $(VENV)/.dev
 clean:
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache runs
 
-# The environment. Versions and hashes come from requirements/*.txt; dlenv itself is installed editable.
-$(VENV)/.build: requirements/build.txt
+# Versions and hashes come from requirements/*.txt; dlenv itself is installed editable.
+$(BOOTSTRAP)/.done: requirements/bootstrap.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13) and "dlenv needs Python 3.10 to 3.13, and %s is %s; give another one: make PYTHON=python3.12 ..." % (sys.executable, sys.version.split()[0]))'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/build.txt
+	$(PYTHON) -m venv $(BOOTSTRAP)
+	$(BOOTSTRAP)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	$(BOOTSTRAP)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-$(VENV)/.%: requirements/%.txt pyproject.toml $(VENV)/.build
-	$(UV) install --quiet --python $(BIN)/python --require-hashes -r requirements/$*.txt
-	$(UV) install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+$(DEV)/.done: requirements/dev.txt $(BOOTSTRAP)/.done
+	test -d $(DEV) || $(UV) venv --quiet --python $(BOOTSTRAP)/bin/python $(DEV)
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
-# One resolution for every supported Python and system; serve.txt is a part of dev.txt, with the same versions.
-COMPILE := $(UV) compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
+# One resolution for every supported Python and system; the other files are parts of dev.txt, with the same versions.
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --no-annotate --custom-compile-command "make lock"
-lock: $(VENV)/.build
-	$(COMPILE) requirements/build.in -o requirements/build.txt
-	$(COMPILE) pyproject.toml --extra dev -o requirements/dev.txt
-	$(COMPILE) pyproject.toml --extra serve -c requirements/dev.txt -o requirements/serve.txt
+lock: $(BOOTSTRAP)/.done
+	$(COMPILE) pyproject.toml requirements/build.in --extra dev -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra serve --extra train -c requirements/dev.txt -o requirements/serve.txt
+	$(COMPILE) pyproject.toml requirements/build.in -c requirements/dev.txt -o requirements/bootstrap.txt

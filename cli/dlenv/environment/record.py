@@ -17,8 +17,8 @@ from dlenv.plan.model import Candidate, Plan, Request
 
 NAME = "dlenv-environment.json"
 
-# What an environment can get or lose without being another: the tools that install packages.
-_TOOLS = {"pip", "setuptools", "wheel", "uv"}
+# Not on the record: the tools that install packages, which come and go, and dlenv itself, which ``own`` describes.
+_TOOLS = {"dlenv", "pip", "setuptools", "wheel", "uv"}
 
 
 class Package(msgspec.Struct, frozen=True, kw_only=True):

@@ -32,18 +32,29 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True):
     size: int | None  # bytes of all wheels, where the index states them
 
 
-def lock(python: Path, plan: Plan, source: Source, requirements: Sequence[str], folder: Path) -> Lock:
+def lock(
+    python: Path,
+    plan: Plan,
+    source: Source,
+    folder: Path,
+    *,
+    requirements: Sequence[str] = (),
+    constraints: Sequence[str] = (),
+) -> Lock:
     """Resolve everything for the interpreter ``python`` into ``folder``; raises ``uv.Failed``.
 
-    ``requirements`` are beside PyTorch and the plan's packages. Only wheels are taken: a source build on a user's
+    ``requirements`` are beside PyTorch and the plan's packages; ``constraints`` bind versions of what is needed anyway.
+    Only wheels are taken: a source build on a user's
     machine fails late, and for reasons that nobody can foresee.
     """
     (folder / "pyproject.toml").write_text(_project(plan, source, requirements), encoding="utf-8")
     file = folder / "pylock.toml"
     words: list[str | Path] = ["pip", "compile", folder / "pyproject.toml", "--python", python, "--no-build", "--quiet"]
+    (folder / "constraints.txt").write_text("\n".join(constraints) + "\n", encoding="utf-8")
+    words += ["--constraints", folder / "constraints.txt"]
     if source.torch_index and source.candidate.build.startswith(_WHOLE_INDEX):
         words += ["--index-strategy", "unsafe-best-match"]
-    uv.run([*words, "--format", "pylock.toml", "--output-file", file], source.environment)
+    uv.run([*words, "--format", "pylock.toml", "--output-file", file], source.environment, project=folder)
     return read(file)
 
 

@@ -35,6 +35,7 @@ _FOREIGN = (
     "UV_TORCH_BACKEND",
     "VIRTUAL_ENV",
 )
+_INSTALLED = " + "  # a line for each of a few hundred packages, which the environment's record holds
 _TAIL = 25  # lines of uv's talk that an error repeats
 
 
@@ -61,12 +62,15 @@ class Failed(Exception):
 
 
 def run(
-    words: Sequence[str | Path], extra: Mapping[str, str] = {}, *, show: bool = False, cwd: Path | None = None
+    words: Sequence[str | Path], extra: Mapping[str, str] = {}, *, show: bool = False, project: Path | None = None
 ) -> str:
-    """Run ``uv`` with these words; its standard output.
+    """Run ``uv`` with these words, every path among them absolute; its standard output.
 
-    ``show`` passes its talk through (its own progress bars on a terminal). Raises ``Failed`` with the end of the talk.
+    ``show`` passes its talk through (its own progress bars on a terminal). ``project`` is the folder whose
+    ``pyproject.toml`` counts: none, unless it is given, since uv would take constraints from the one that the user
+    happens to be in. Raises ``Failed`` with the end of the talk.
     """
+    cwd = project or Path(Path.cwd().anchor)
     command = [program(), *map(str, words)]
     if show and sys.stderr.isatty():
         done = subprocess.run(command, env=environ(extra), cwd=cwd, stdout=subprocess.PIPE, text=True, check=False)
@@ -99,5 +103,6 @@ def run(
 
 def _passed_through(lines: Iterable[str]) -> Iterable[str]:
     for line in lines:
-        say(line.rstrip())
+        if not line.startswith(_INSTALLED):
+            say(line.rstrip())
         yield line

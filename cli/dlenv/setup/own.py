@@ -15,9 +15,12 @@ from urllib.request import url2pathname
 
 from dlenv.errors import SetupError
 from dlenv.managers import uv
+from dlenv.plan import Plan
 
 _NAME = "dlenv"
 # How a build back end writes the extra that a requirement belongs to: at the end of its marker.
+_LOCKED = re.compile(r"(?P<name>[a-z0-9][a-z0-9.-]*)==[^ ;\\]+( ; [^\\]+)?")
+_PYTORCH = re.compile(r"torch(vision)?|triton|cuda-.*|nvidia-(?!ml-py).*")
 _EXTRA = re.compile(r"(\s+and)?\s+extra == '(?P<name>[^']+)'$")
 
 
@@ -29,6 +32,21 @@ def requirements(extras: Sequence[str]) -> list[str]:
         if extra is None or extra["name"] in extras:
             found.append(_EXTRA.sub("", line).rstrip("; "))
     return found
+
+
+def constraints(plan: Plan) -> list[str]:
+    """The versions that dlenv's serving and training half is tested with: ``name==version ; marker``.
+
+    Without PyTorch and what comes with it, which the machine decides; none where a course has its own stack.
+    """
+    if plan.course:
+        return []
+    source = checkout()
+    path = (
+        source / "requirements" / "serve.txt" if source else Path(str(_distribution().locate_file("dlenv/locked.txt")))
+    )
+    locked = [match for line in path.read_text(encoding="utf-8").splitlines() if (match := _LOCKED.match(line))]
+    return [match[0].rstrip() for match in locked if not _PYTORCH.fullmatch(match["name"])]
 
 
 def identity(extras: Sequence[str]) -> tuple[str, ...]:

@@ -65,6 +65,8 @@ def prove(python: Path, plan: Plan) -> Report:
     """Try the environment of ``python``, telling each step; raises ``ProofFailed`` naming what does not work."""
 
     def told(stage: Stage) -> None:
+        if stage.status == "absent":  # a failure where it is needed, and nothing to talk about where not
+            return
         say(f"  {stage.name}: {stage.status} ({stage.seconds:.1f} s){f': {stage.error}' if stage.error else ''}")
 
     edition = plan.course.edition if plan.course else None
@@ -140,9 +142,9 @@ def _filled(
             if options.record:
                 packages = options.record.packages
             else:
-                locked = install.lock(
-                    python, plan, source, own.requirements(plan.extras) if plan.extras else [], scratch
-                )
+                needs = own.requirements(plan.extras) if plan.extras else []
+                bounds = own.constraints(plan) if plan.extras else []
+                locked = install.lock(python, plan, source, scratch, requirements=needs, constraints=bounds)
                 packages = locked.packages
                 size = f", {locked.size / 1e6:,.0f} MB to download at most" if locked.size else ""
                 say(f"Resolved {len(packages)} packages{size}")

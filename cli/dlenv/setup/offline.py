@@ -1,0 +1,143 @@
+"""A folder that ``dlenv setup --download`` filled: what is in it, whether it is whole, and installing from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dlenv.console import say
+from dlenv.environment.record import Record
+from dlenv.errors import SetupError, UsageError
+from dlenv.machine import Machine
+from dlenv.managers.source import Source, Sources
+from dlenv.network.download import digest
+from dlenv.setup import targets
+
+NAME = "dlenv-offline.json"
+WHEELS = "wheels"
+# What UV_PYTHON_INSTALL_MIRROR names: below it the archives lie as below ".../releases/download/" at their publisher.
+PYTHON = "python"
+
+
+class File(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of the folder."""
+
+    path: str  # below the folder, with "/"
+    size: int  # bytes
+    sha256: str
+
+
+class Contents(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything in the folder; written when all of it is there."""
+
+    schema: int = 1
+    record: Record  # for which machine, and what is to be installed there; without a proof
+    files: tuple[File, ...]
+    notebooks: str | None = None  # path of the archive of the course's notebooks
+    problems: tuple[str, ...] = ()  # what could not be had
+
+    @staticmethod
+    def read(folder: Path) -> Contents:
+        """The contents of ``folder``; raises ``UsageError`` where it is not filled, or only half."""
+        path = folder / NAME
+        again = f"fill it on a machine with network: dlenv setup --download {folder}"
+        try:
+            contents = msgspec.json.decode(path.read_bytes(), type=Contents)
+        except FileNotFoundError:
+            state = "was not filled to the end" if (folder / WHEELS).is_dir() else "is not filled"
+            raise UsageError(f"{folder} {state}: there is no {NAME} in it; {again}") from None
+        except OSError as error:
+            raise UsageError(f"{path} can't be read ({error.strerror})") from None
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path} is damaged ({error}); {again}") from None
+        if contents.schema != 1:
+            raise UsageError(f"{path} has schema {contents.schema}, and this dlenv reads 1; use the dlenv in {folder}")
+        return contents
+
+    def write(self, folder: Path) -> None:
+        """Write the contents into ``folder``, whole or not at all."""
+        path = folder / NAME
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text(json.dumps(msgspec.to_builtins(self), indent=2) + "\n", encoding="utf-8")
+        scratch.replace(path)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+def record(folder: Path, given: dict[str, Any]) -> Record:
+    """What to install from ``folder``; raises ``UsageError`` where an option asks for something else.
+
+    ``given`` holds the options of ``dlenv setup`` that say what is wanted; None or "auto": not asked for.
+    """
+    found = Contents.read(folder).record
+    plan = found.plan
+    has: dict[str, Sequence[str]] = {
+        "manager": [plan.manager],
+        "python": [plan.python],
+        "torch": [found.torch.torch],
+        "build": [found.torch.build],
+        "course": [plan.course.edition if plan.course else "none"],
+        "extras": plan.extras,
+    }
+    for name, values in has.items():
+        value = given[name]
+        wanted = list(value) if isinstance(value, tuple) else [] if value in (None, "auto") else [value]
+        if absent := [each for each in wanted if each not in values]:
+            option = "with" if name == "extras" else name
+            raise UsageError(
+                f"--{option} {absent[0]} is not what {folder} was filled for ({', '.join(values) or 'nothing'}); leave "
+                f"it out, or fill another folder on a machine with network: dlenv setup --download DIR --{option} "
+                f"{absent[0]}"
+            )
+    return found
+
+
+def check_machine(folder: Path, made_for: Machine, machine: Machine) -> None:
+    """Raise ``UsageError`` where what lies in ``folder`` does not run on ``machine``."""
+    if targets.mismatch(made_for, machine):
+        raise UsageError(
+            f"{folder} was filled for {targets.describe(made_for)}, and this is {targets.describe(machine)}; here: "
+            "dlenv setup --dry-run --json > machine.json; then on a machine with network: "
+            "dlenv setup --download DIR --for machine.json"
+        )
+
+
+def sources(folder: Path) -> Sources:
+    """``folder`` as the only place that everything is taken from, once each of its files is what it should be.
+
+    Raises ``SetupError`` naming the first one that is missing or damaged.
+    """
+    contents = Contents.read(folder)
+    say(f"Checking {len(contents.files)} files ({contents.size / 1e9:.1f} GB) in {folder}")
+    for file in contents.files:
+        if trouble := _trouble(folder / file.path, file):
+            raise SetupError(
+                f"{folder / file.path} {trouble}; copy it again, or mend the folder on a machine with network: "
+                f"dlenv setup --download {folder}"
+            )
+    offline = {"UV_OFFLINE": "1"}
+    source = Source(
+        candidate=contents.record.torch,
+        folder=(folder / WHEELS).absolute(),
+        environment=offline,
+        label=str(folder),
+    )
+    python = {**offline, "UV_PYTHON_INSTALL_MIRROR": (folder / PYTHON).absolute().as_uri()}
+    return Sources(packages=(source,), python=(python,))
+
+
+def _trouble(path: Path, file: File) -> str | None:
+    try:
+        size = path.stat().st_size
+        if size != file.size:
+            return f"is damaged: it has {size:,} bytes, not {file.size:,}"
+        return None if digest(path) == file.sha256 else "is damaged: its SHA-256 is another one"
+    except OSError as error:
+        return f"can't be read ({error.strerror})"
