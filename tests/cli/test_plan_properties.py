@@ -1,5 +1,7 @@
 """Whatever the machine and the request: a plan names nothing that the catalog's own rows say can't run there."""
 
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 import re
@@ -69,7 +71,7 @@ def check_cuda(where: Machine, candidate: plan.Candidate, system: str, gpus: tup
     for index in gpus:
         (gpu,) = [gpu for gpu in where.gpus if gpu.index == index]
         major, minor = map(int, (gpu.compute_capability or "").split("."))
-        if where.driver:
+        if where.driver and where.driver != "unknown":
             (floor,) = [row[whose] for row in CUDA["driver"] if row["cuda"] == cuda[0]]
             assert numbers(where.driver) >= numbers(floor)
             for generation in CUDA["generation"]:
@@ -93,9 +95,8 @@ def check_cuda(where: Machine, candidate: plan.Candidate, system: str, gpus: tup
 
 
 versions = st.from_regex(r"[1-9][0-9]{0,3}(\.[0-9]{1,3}){0,3}", fullmatch=True)
-drivers = (
-    st.none() | versions | st.sampled_from(["440.33", "450.80.02", "525.60.13", "550.54.14", "575.51.03", "580.65.06"])
-)
+DRIVERS = ["440.33", "450.80.02", "470.256.02", "525.60.13", "527.41", "550.54.14", "572.16", "580.65.06", "595.45.04"]
+drivers = st.sampled_from([*DRIVERS, *DRIVERS, None, "unknown"]) | versions
 gpus = st.builds(
     Gpu,
     index=st.just(0),
@@ -116,7 +117,10 @@ def numbered(found: list[Gpu]) -> tuple[Gpu, ...]:
     )
 
 
-places = st.sampled_from([*SYSTEM, ("linux", "x86_64"), ("linux", "x86_64"), ("windows", "arm64"), ("other", "sparc")])
+often_not = st.sampled_from([False] * 8 + [True])
+places = st.sampled_from(
+    [*SYSTEM, *SYSTEM, ("linux", "x86_64"), ("linux", "x86_64"), ("windows", "arm64"), ("other", "sparc")]
+)
 machines = places.flatmap(
     lambda place: st.builds(
         Machine,
@@ -125,48 +129,93 @@ machines = places.flatmap(
         os_version=st.sampled_from(["10.15", "11.0", "12.6", "13.6", "14.5", "15.1", "", "?"]),
         kernel=st.just("6"),
         libc=st.none()
-        | st.tuples(st.just("glibc"), versions | st.sampled_from(["2.17", "2.28", "2.36"]))
+        | st.tuples(st.just("glibc"), st.sampled_from(["2.5", "2.17", "2.28", "2.36"]))
         | st.just(("glibc", "2.36"))
+        | st.just(("glibc", "2.39"))
         | st.just(("musl", "1.2.5")),
         python=st.sampled_from(["3.10.1", "3.11.7", "3.12.1", "3.13.0", "3.14.0", "2"]),
-        python_bits=st.sampled_from([64, 64, 64, 64, 32]),
-        driver=drivers | st.text(max_size=5),
+        python_bits=st.sampled_from([64] * 8 + [32]),
+        driver=drivers,
         cuda_driver=st.none() | st.sampled_from(["11.4", "12.4", "13.0", "13.2", "x"]),
         nvml=st.builds(Nvml, status=st.sampled_from(["ok", "no-gpu", "library-missing", "mismatch", "timeout"])),
-        gpus=st.lists(usual | gpus, max_size=3).map(numbered),
+        gpus=st.lists(usual | usual | usual | gpus, max_size=3).map(numbered),
         nvidia_pci=st.sampled_from([(), ("0000:01:00.0",)]),
         amd_gpus=st.lists(st.sampled_from(["gfx1100", "gfx1036", "gfx90a", "Radeon"]), max_size=2).map(tuple),
         rocm_driver=st.booleans(),
         intel_gpu=st.booleans(),
         wsl=st.sampled_from([0, 0, 0, 2]),
-        jetson=st.sampled_from([False, False, False, True]),
-        colab=st.sampled_from([False, False, False, True]),
-        kaggle=st.sampled_from([False, False, False, True]),
+        jetson=often_not,
+        colab=often_not,
+        kaggle=often_not,
         cuda_visible_devices=st.none() | st.text(max_size=3),
     )
 )  # fmt: skip
-rarely = st.none() | st.none()
+
+
+def rarely(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.sampled_from(range(8)).flatmap(lambda number: values if number == 7 else st.none())
+
+
 requests = st.builds(
     plan.Request,
-    manager=st.sampled_from([None, None, "uv", "conda", "colab"]),
-    python=rarely | st.sampled_from([f"3.{minor}" for minor in range(7, 17)]) | st.text(max_size=4),
-    torch=rarely | st.sampled_from(TORCHES) | st.text(max_size=4),
-    build=rarely | st.sampled_from(BUILDS) | st.text(max_size=4),
-    gpus=rarely | st.lists(st.integers(0, 3), max_size=2).map(tuple),
+    manager=st.sampled_from([None, None, None, "uv", "conda", "colab"]),
+    python=rarely(st.sampled_from([f"3.{minor}" for minor in range(7, 17)]) | st.text(max_size=4)),
+    torch=rarely(st.sampled_from(TORCHES) | st.text(max_size=4)),
+    build=rarely(st.sampled_from(BUILDS) | st.text(max_size=4)),
+    gpus=rarely(st.lists(st.integers(0, 3), max_size=2).map(tuple)),
     strict_cuda=st.booleans(),
     course=st.sampled_from([None, "zh", "en"]),
-    extras=st.sampled_from([(), ("serve",)]),
-    installed_torch=rarely | st.sampled_from(["2.11.0+cu128", "2.11.0", "9.9"]),
+    extras=st.sampled_from([(), (), ("serve",)]),
+    installed_torch=rarely(st.sampled_from(["2.11.0+cu128", "2.11.0", "9.9"])),
 )
 
 
-@settings(max_examples=250, deadline=None)
+gpu_machines = st.sampled_from(["linux-x86_64", "linux-x86_64", "windows-x86_64", "linux-aarch64", "wsl"]).flatmap(
+    lambda place: st.builds(
+        Machine,
+        os=st.just("windows" if place.startswith("windows") else "linux"),
+        arch=st.just("aarch64" if place.endswith("aarch64") else "x86_64"),
+        os_version=st.just(""),
+        kernel=st.just("6"),
+        libc=st.sampled_from([("glibc", "2.17"), ("glibc", "2.36"), ("glibc", "2.36")]) if "win" not in place else st.none(),
+        python=st.sampled_from(["3.10.1", "3.11.7", "3.13.0"]),
+        driver=st.sampled_from(DRIVERS),
+        cuda_driver=st.sampled_from([None, None, "11.4", "12.4", "12.8", "13.0", "14.0"]),
+        nvml=st.just(Nvml(status="ok")),
+        gpus=st.lists(usual, min_size=1, max_size=2).map(numbered),
+        wsl=st.just(2 if place == "wsl" else 0),
+    )
+)  # fmt: skip
+gpu_requests = st.builds(
+    plan.Request,
+    python=rarely(st.sampled_from([f"3.{minor}" for minor in range(8, 15)])),
+    torch=rarely(st.sampled_from(TORCHES)),
+    build=rarely(st.sampled_from(BUILDS)),
+    gpus=rarely(st.just((0,))),
+    strict_cuda=st.booleans(),
+    course=st.sampled_from([None, "zh"]),
+    extras=st.sampled_from([(), ("serve",)]),
+)
+
+
+@settings(max_examples=120, deadline=None)
 @given(machines, requests)
 @example(
     Machine(os="linux", os_version="", kernel="", arch="x86_64", python="3.11.7", nvml=Nvml(status="ok")),
     plan.Request(),
 )
-def test_a_plan_names_nothing_that_can_not_run(where: Machine, request: plan.Request) -> None:
+def test_a_plan_for_any_machine_names_nothing_that_can_not_run(where: Machine, request: plan.Request) -> None:
+    verify(where, request)
+
+
+@settings(max_examples=120, deadline=None)
+@given(gpu_machines, gpu_requests)
+def test_a_plan_for_gpus_names_nothing_that_can_not_run(where: Machine, request: plan.Request) -> None:
+    verify(where, request)
+
+
+def verify(where: Machine, request: plan.Request) -> None:
+    """Either an error of dlenv's, or a plan that holds."""
     facts = catalog.load()
     try:
         planned = plan.make(where, request, facts)

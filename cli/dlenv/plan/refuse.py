@@ -66,7 +66,8 @@ def refusal(pythons: tuple[str, ...], on: Target, machine: Machine, request: Req
         closest = min(pool, key=lambda build: Version(build.torch))
         problem = host_problem(closest, None, on)
         assert problem is not None
-        return error(f"{problem.text}; a newer system is needed")
+        extras = " (or leave --with out, which needs this torch)" if request.extras else ""
+        return error(f"{problem.text}; a newer system is needed{extras}")
     if request.python is None:
         return error(f"{near.label} has wheels for Python {_span(near.python)} only; name one by --python")
     others = [
