@@ -1,0 +1,106 @@
+"""``dlenv doctor``: what is wrong with this machine or environment, and how to put it right."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from dlenv.console import print_json, print_table, say
+
+
+@click.command(short_help="Say what is wrong with this machine or environment, and how to put it right.")
+@click.option("--env", type=click.Path(path_type=Path), help="Environment to examine. [default: the active one]")
+@click.option("--python", type=click.Path(path_type=Path), help="Python to examine, instead of an environment.")
+@click.option("--fix", is_flag=True, help="Carry out the fixes that change nothing but the environment.")
+@click.option("--yes", is_flag=True, help="Do not ask before a fix.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--only", metavar="ID", multiple=True, help="Make only this check, or this group of checks; repeatable.")
+@click.option("--list", "list_", is_flag=True, help="List the checks, and make none.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write a report for a bug report to this file.")
+@click.option("--offline", is_flag=True, help="Ask nothing of the network.")
+@click.option("-v", "--verbose", is_flag=True, help="Show also what is fine, and what was skipped.")
+@click.argument("more", nargs=-1, metavar="[ID]...")
+def command(
+    env: Path | None,
+    python: Path | None,
+    fix: bool,
+    yes: bool,
+    as_json: bool,
+    only: tuple[str, ...],
+    list_: bool,
+    report: Path | None,
+    offline: bool,
+    verbose: bool,
+    more: tuple[str, ...],
+) -> int:
+    """Examine this machine and an environment; change nothing without --fix.
+
+    The environment is the active one (VIRTUAL_ENV, CONDA_PREFIX), else .venv in the current folder, else that of the
+    Python that runs dlenv. Exit code 1 if something fails.
+    """
+    from dlenv.doctor import report as reports
+    from dlenv.doctor.examine import examine
+    from dlenv.doctor.gather import gather
+    from dlenv.doctor.registry import select
+    from dlenv.doctor.target import choose
+    from dlenv.errors import UsageError
+
+    if more and not only:
+        raise UsageError(f"{more[0]!r} is no option; a check is chosen by --only {more[0]}")
+    checks = select((*only, *more))
+    if list_:
+        if as_json:
+            print_json([{"id": check.id, "title": check.title} for check in checks])
+        else:
+            print_table(["check", "title"], [[check.id, check.title] for check in checks])
+        return 0
+    target = choose(env, python, os.environ, Path.cwd())
+    facts = gather(target, checks, offline=offline)
+    findings = examine(facts, checks)
+    if fix and _fixed(findings, yes):
+        facts = gather(target, checks, offline=offline)
+        findings = examine(facts, checks)
+    if report is not None:
+        _write(report, reports.as_markdown(facts, findings, os.environ))
+    if as_json:
+        print_json(reports.as_json(facts, findings))
+    else:
+        reports.print_findings(findings, verbose)
+        say(reports.summary(findings))
+    return 0 if reports.is_ok(findings) else 1
+
+
+def _fixed(findings: list, yes: bool) -> bool:  # type: ignore[type-arg]  # Finding is imported when it is needed
+    """Carry out the safe repairs of ``findings`` after asking; whether anything was done."""
+    from dlenv.doctor.fix import carry_out, repairs
+
+    found = repairs(findings)
+    if not found:
+        say("There is nothing that --fix could carry out.")
+        return False
+    for repair in found:
+        say(f"To be run: {repair}")
+    if not yes:
+        if not sys.stdin.isatty():
+            say("Nothing was done: this is no terminal to ask on; --yes carries them out.")
+            return False
+        if not click.confirm("Run these commands?", err=True):
+            return False
+    for repair in found:
+        carry_out(repair)
+    return True
+
+
+def _write(path: Path, text: str) -> None:
+    from dlenv.errors import UsageError
+
+    scratch = path.with_name(f".{path.name}.tmp")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+    except OSError as error:
+        raise UsageError(f"{path} can't be written ({error.strerror}); give another file by --report") from None
+    say(f"Wrote {path}; read it before you send it.")

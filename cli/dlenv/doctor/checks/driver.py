@@ -1,0 +1,144 @@
+"""NVIDIA's driver: there, loaded, of one version, reachable from here."""
+
+from __future__ import annotations
+
+from dlenv.doctor.facts import Facts
+from dlenv.doctor.model import Verdict, fail, ok, skip, warn
+from dlenv.machine.model import Machine
+
+_DOWNLOAD = "install NVIDIA's driver from https://www.nvidia.com/drivers, then restart"
+
+
+def nvml(facts: Facts) -> Verdict:
+    """Whether the driver answers, by its management library."""
+    machine = _machine(facts)
+    status, said = machine.nvml.status, f" ({machine.nvml.detail})" if machine.nvml.detail else ""
+    if status == "ok":
+        names = ", ".join(gpu.name for gpu in machine.gpus) or "no GPU"
+        return ok(f"driver {machine.driver or 'unknown'}, CUDA up to {machine.cuda_driver or 'unknown'}: {names}")
+    if status == "no-gpu":
+        return skip("the NVIDIA driver works, and there is no GPU")
+    if machine.wsl:
+        return skip("Windows' own driver serves WSL: see driver.wsl")
+    if _shut_out(machine):
+        return skip("the container has no access to the GPU: see driver.container")
+    if not _has_gpu(machine) and status in ("library-missing", "driver-not-loaded"):
+        return skip("there is no NVIDIA GPU here" if machine.os == "linux" else "there is no NVIDIA driver here")
+    if status == "driver-not-loaded" and machine.nouveau:
+        return fail(f"NVIDIA's kernel module is not loaded{said}, since nouveau holds the GPU", "see driver.nouveau")
+    detail, fix = {
+        "library-missing": ("an NVIDIA GPU is there, and no NVIDIA driver is installed", _installation(machine)),
+        "driver-not-loaded": ("the driver is installed, and its kernel module is not loaded", _loading(machine)),
+        "mismatch": (
+            f"the driver was updated, and its old kernel module{_version(machine)} is still loaded",
+            "sudo reboot",
+        ),
+        "no-permission": ("this user may not ask the driver", "sudo usermod -aG video,render $USER, then log in again"),
+        "gpu-lost": ("a GPU has fallen off the bus", "sudo reboot; if it happens again: sudo dmesg | grep -i xid"),
+        "blocked": ("the operating system keeps the driver from answering", "restart the container, or: sudo reboot"),
+        "timeout": ("the driver does not answer", "try nvidia-smi; where that hangs, too: sudo reboot"),
+        "crashed": ("NVIDIA's library crashes when it is asked", f"reinstall the driver: {_installation(machine)}"),
+    }.get(status, ("the driver can't be asked", "try nvidia-smi, which says more; then: sudo reboot"))
+    return fail(f"{detail}{said}", fix)
+
+
+def nouveau(facts: Facts) -> Verdict:
+    """Whether the open driver nouveau, which has no CUDA, holds the GPU."""
+    machine = _machine(facts)
+    if not machine.nvidia_pci and not machine.nouveau:
+        return skip("there is no NVIDIA GPU here")
+    if not machine.nouveau:
+        return ok("nouveau is not loaded")
+    fix = (
+        "echo 'blacklist nouveau' | sudo tee /etc/modprobe.d/blacklist-nouveau.conf && sudo update-initramfs -u "
+        "&& sudo reboot (on Fedora: sudo dracut --force instead of update-initramfs)"
+    )
+    text = "the kernel module nouveau is loaded, which has no CUDA"
+    return warn(f"{text}, beside NVIDIA's", fix) if machine.kernel_module else fail(text, fix)
+
+
+def wsl(facts: Facts) -> Verdict:
+    """Whether WSL reaches Windows' driver."""
+    machine = _machine(facts)
+    if not machine.wsl:
+        return skip("this is not WSL")
+    if machine.wsl == 1:
+        return warn(
+            "WSL 1 has no access to GPUs", "in Windows: wsl --set-default-version 2, then wsl --set-version NAME 2"
+        )
+    if machine.nvml.status == "ok":
+        return ok(f"WSL 2 with Windows' driver {machine.driver or 'unknown'}")
+    if machine.nvml.status in ("mismatch", "driver-not-loaded"):
+        return fail(
+            "a Linux driver is installed in WSL, and hides the one of Windows",
+            "sudo apt-get purge 'nvidia-*' 'libnvidia-*', then in Windows: wsl --shutdown",
+        )
+    return warn(
+        f"WSL reaches no NVIDIA driver ({machine.nvml.detail or machine.nvml.status}), as without an NVIDIA GPU",
+        "install NVIDIA's driver in Windows (not in WSL), then in Windows: wsl --update && wsl --shutdown",
+    )
+
+
+def container(facts: Facts) -> Verdict:
+    """Whether a container was given the GPUs of its machine."""
+    machine = _machine(facts)
+    if machine.container is None:
+        return skip("this is no container")
+    if machine.gpus:
+        return ok(f"{machine.container} container with {len(machine.gpus)} GPUs")
+    if not _shut_out(machine):
+        return skip(f"{machine.container} container, and no NVIDIA GPU on the machine")
+    fix = {
+        "kubernetes": "ask for the GPU in the pod: resources: {limits: {nvidia.com/gpu: 1}}",
+        "podman": "podman run --device nvidia.com/gpu=all ...",
+        "apptainer": "apptainer exec --nv ...",
+    }.get(machine.container, "docker run --gpus all ... (the machine needs the package nvidia-container-toolkit)")
+    return fail(f"the machine has an NVIDIA GPU ({machine.nvidia_pci[0]}) that this container was not given", fix)
+
+
+def devices(facts: Facts) -> Verdict:
+    """Whether the device files are there that CUDA opens; NVML needs only some of them."""
+    machine = _machine(facts)
+    if machine.os != "linux" or machine.wsl or not machine.gpus:
+        return skip("only Linux has device files for GPUs, where there are any")
+    if "/dev/nvidia-uvm" in machine.nvidia_devices:
+        return ok(f"{len(machine.nvidia_devices)} device files")
+    if machine.container:
+        return fail("the container lacks /dev/nvidia-uvm", "docker run --gpus all ... (not --device alone)")
+    return fail(
+        "/dev/nvidia-uvm is missing: CUDA will say 'CUDA unknown error'",
+        "sudo modprobe nvidia_uvm && nvidia-modprobe -u",
+    )
+
+
+def _machine(facts: Facts) -> Machine:
+    assert facts.machine is not None
+    return facts.machine
+
+
+def _has_gpu(machine: Machine) -> bool:
+    return bool(machine.nvidia_pci or machine.gpus or machine.kernel_module or machine.nvidia_devices)
+
+
+def _shut_out(machine: Machine) -> bool:
+    return bool(machine.container and machine.nvidia_pci and not machine.nvidia_devices and not machine.gpus)
+
+
+def _version(machine: Machine) -> str:
+    return f" {machine.kernel_module}" if machine.kernel_module else ""
+
+
+def _installation(machine: Machine) -> str:
+    if machine.os_version.startswith(("Ubuntu", "Linux Mint", "Pop!_OS")):
+        return "sudo ubuntu-drivers install && sudo reboot"
+    return _DOWNLOAD
+
+
+def _loading(machine: Machine) -> str:
+    if machine.os != "linux":
+        return _DOWNLOAD
+    return (
+        f"sudo modprobe nvidia; where that says 'not found': sudo dkms autoinstall -k {machine.kernel}; where it says "
+        "'Key was rejected': enrol the key by sudo mokutil --import /var/lib/shim-signed/mok/MOK.der, or turn Secure "
+        "Boot off"
+    )

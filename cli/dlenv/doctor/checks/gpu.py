@@ -1,0 +1,128 @@
+"""The GPUs themselves: visible, healthy, free, open to programs."""
+
+from __future__ import annotations
+
+from dlenv.doctor.facts import Facts
+from dlenv.doctor.model import Verdict, fail, ok, skip, warn
+from dlenv.machine.model import Gpu, Machine
+
+# A judgement, not a measurement: what the smaller chapters need beside CUDA's own few hundred MiB.
+_ENOUGH_MIB = 2048
+
+
+def visible(facts: Facts) -> Verdict:
+    """Whether CUDA_VISIBLE_DEVICES hides GPUs."""
+    machine = _machine(facts)
+    if not machine.gpus:
+        return skip("there is no GPU to hide")
+    value = machine.cuda_visible_devices
+    if value is None:
+        return ok(f"programs see all GPUs ({len(machine.gpus)})")
+    seen = _seen(machine, value)
+    text = f"CUDA_VISIBLE_DEVICES is {value!r}"
+    if not seen:
+        return fail(f"{text}, which hides every GPU", "unset CUDA_VISIBLE_DEVICES")
+    if len(seen) < len(machine.gpus):
+        hidden = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in machine.gpus if gpu not in seen)
+        return warn(f"{text}, which hides {len(machine.gpus) - len(seen)} of {len(machine.gpus)} GPUs: {hidden}",
+                    "unset CUDA_VISIBLE_DEVICES")  # fmt: skip
+    return ok(f"{text}: programs see all GPUs")
+
+
+def health(facts: Facts) -> Verdict:
+    """Whether every GPU answers."""
+    machine = _machine(facts)
+    if not machine.gpus:
+        return skip("there is no NVIDIA GPU that answers")
+    if bad := [gpu for gpu in machine.gpus if gpu.problem]:
+        said = "; ".join(f"GPU {gpu.index} ({gpu.name}): {gpu.problem}" for gpu in bad)
+        return fail(said, "sudo reboot; if it happens again: sudo dmesg | grep -i xid")
+    return ok("; ".join(_describe(gpu) for gpu in machine.gpus))
+
+
+def memory(facts: Facts) -> Verdict:
+    """Whether other processes hold the memory of a GPU."""
+    machine = _machine(facts)
+    known = [gpu for gpu in machine.gpus if gpu.memory_mib and gpu.memory_free_mib is not None]
+    if not known:
+        return skip("there is no GPU whose memory is known")
+    full = [gpu for gpu in known if (gpu.memory_free_mib or 0) < min(_ENOUGH_MIB, (gpu.memory_mib or 0) // 2)]
+    if not full:
+        return ok("; ".join(f"GPU {gpu.index}: {gpu.memory_free_mib} of {gpu.memory_mib} MiB free" for gpu in known))
+    pids = [process.pid for gpu in full for process in gpu.processes]
+    said = "; ".join(
+        f"GPU {gpu.index} has {gpu.memory_free_mib} of {gpu.memory_mib} MiB free; held by {_holders(gpu)}"
+        for gpu in full
+    )
+    fix = f"end what you no longer need: kill {' '.join(map(str, pids))}" if pids else "nvidia-smi says what runs there"
+    return warn(said, fix)
+
+
+def compute_mode(facts: Facts) -> Verdict:
+    """Whether programs may use the GPUs."""
+    machine = _machine(facts)
+    if not machine.gpus:
+        return skip("there is no NVIDIA GPU that answers")
+    for gpu in machine.gpus:
+        if gpu.compute_mode == "prohibited":
+            text = f"GPU {gpu.index} ({gpu.name}) is in compute mode 'prohibited': no program may use it"
+            return fail(text, f"sudo nvidia-smi -i {gpu.index} -c DEFAULT")
+    for gpu in machine.gpus:
+        if gpu.compute_mode in ("exclusive-process", "exclusive-thread"):
+            text = f"GPU {gpu.index} ({gpu.name}) is in compute mode {gpu.compute_mode!r}: one program at a time"
+            return warn(text, f"sudo nvidia-smi -i {gpu.index} -c DEFAULT")
+    return ok("any number of programs may use the GPUs")
+
+
+def mig(facts: Facts) -> Verdict:
+    """Whether a GPU in MIG mode has instances; without them no program can use it."""
+    machine = _machine(facts)
+    divided = [gpu for gpu in machine.gpus if gpu.mig]
+    if not divided:
+        return skip("no GPU is in MIG mode")
+    for gpu in divided:
+        if not gpu.mig_instances:
+            text = f"GPU {gpu.index} ({gpu.name}) is in MIG mode and has no instance, so that no program can use it"
+            return fail(
+                text,
+                f"sudo nvidia-smi mig -i {gpu.index} -cgi 0 -C, or leave MIG: sudo nvidia-smi -i {gpu.index} -mig 0",
+            )
+    return ok("; ".join(f"GPU {gpu.index} has {gpu.mig_instances} MIG instances" for gpu in divided))
+
+
+def _machine(facts: Facts) -> Machine:
+    assert facts.machine is not None
+    return facts.machine
+
+
+def _seen(machine: Machine, value: str) -> list[Gpu]:
+    """The GPUs that programs see. CUDA takes indices and UUIDs up to the first that is none (CUDA C++ Programming
+    Guide, "CUDA environment variables"). Which index is which GPU depends on CUDA_DEVICE_ORDER; how many, does not.
+    """
+    seen: list[Gpu] = []
+    for part in value.split(","):
+        word = part.strip()
+        if word.isdigit() and int(word) < len(machine.gpus):
+            gpu = machine.gpus[int(word)]
+        else:
+            matching = [gpu for gpu in machine.gpus if word.startswith("GPU-") and (gpu.uuid or "").startswith(word)]
+            divided = [gpu for gpu in machine.gpus if word.startswith("MIG-") and gpu.mig]
+            if not matching and not divided:
+                break
+            gpu = (matching or divided)[0]
+        if gpu not in seen:
+            seen.append(gpu)
+    return seen
+
+
+def _describe(gpu: Gpu) -> str:
+    memory = f", {gpu.memory_mib} MiB" if gpu.memory_mib else ""
+    return f"GPU {gpu.index} {gpu.name}, compute capability {gpu.compute_capability or 'unknown'}{memory}"
+
+
+def _holders(gpu: Gpu) -> str:
+    processes = sorted(gpu.processes, key=lambda process: -(process.memory_mib or 0))
+    named = [
+        f"{process.name or 'a process'} (pid {process.pid}, {process.memory_mib or '?'} MiB)" for process in processes
+    ]
+    return ", ".join(named[:5]) or "processes that the driver does not name, of other users or containers"

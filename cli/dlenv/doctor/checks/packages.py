@@ -1,0 +1,216 @@
+"""What is installed: once, whole, fitting together, as dlenv left it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from dlenv.doctor import remedy
+from dlenv.doctor.facts import Facts
+from dlenv.doctor.model import Repair, Verdict, fail, ok, skip, warn
+from dlenv.environment.distributions import Distribution, site_packages
+
+# Without these nothing of the course runs; for others a second copy is untidy.
+_VITAL = ("torch", "torchvision", "numpy", "d2l", "matplotlib", "pandas")
+# d2l pins versions from 2021, which no longer install or import; these are right to differ (compat: the course).
+_COURSE = "d2l"
+
+
+def duplicates(facts: Facts) -> Verdict:
+    """Whether a package is installed twice, so that its parts come from two versions."""
+    assert facts.distributions is not None
+    names = sorted({item.name for item in facts.distributions})
+    twice = [name for name in names if len(facts.copies(name)) > 1]
+    if not twice:
+        return ok(f"{len(names)} packages, each once")
+    said = "; ".join(_places(facts.copies(name)) for name in twice[:5])
+    vital = [name for name in twice if name in _VITAL]
+    later = [item.metadata for name in twice for item in facts.copies(name)[1:]]
+    first = {item.location for name in twice for item in facts.copies(name)}
+    if len(first) == 1:  # two notes of one package in one folder: an installation that was cut off
+        words = remedy.install(facts, *_wanted(facts, twice), again=tuple(twice))
+        dropped = remedy.remove(facts, *(item.metadata for name in twice for item in facts.copies(name)))
+        from dlenv.doctor.model import Repair
+
+        fix = (
+            Repair(steps=(*dropped.steps, *words.steps))
+            if isinstance(dropped, Repair) and isinstance(words, Repair)
+            else words
+        )
+    else:
+        fix = _away(facts, later)
+    return (fail if vital else warn)(said, fix)
+
+
+def conda_mix(facts: Facts) -> Verdict:
+    """Whether conda and pip both installed PyTorch into one environment."""
+    if not facts.conda:
+        return skip("this is no conda environment")
+    by_conda = {item.name: item for item in facts.conda}
+    conda = by_conda.get("pytorch") or by_conda.get("pytorch-gpu") or by_conda.get("pytorch-cpu")
+    pip = [item for item in facts.copies("torch") if item.installer != "conda"]
+    if conda is None or not pip:
+        return ok("PyTorch has one installer")
+    text = f"conda installed pytorch {conda.version}, and {pip[0].installer or 'pip'} torch {pip[0].version} over it"
+    return fail(text, f"conda remove --prefix {facts.target.env} --force {conda.name}, then: {remedy.torch(facts)}")
+
+
+def requirements(facts: Facts) -> Verdict:
+    """Whether every package has what it declares to need, as `pip check` asks; d2l's own pins are excused."""
+    assert facts.distributions is not None
+    problems: list[str] = []
+    vital: list[str] = []
+    fixes: list[str] = []
+    excused = 0
+    for item, requirement in _requirements(facts):
+        name = canonicalize_name(requirement.name)
+        found = facts.version(name)
+        if found is not None and _fits(requirement.specifier, found):
+            continue
+        if item.name == _COURSE and found is not None:
+            excused += 1
+            continue
+        have = f"has {found}" if found else "lacks it"
+        problems.append(f"{item.name} {item.version} needs {_without_marker(requirement)}, and the environment {have}")
+        fixes.append(_without_marker(requirement))
+        if item.name in _VITAL and item.name != _COURSE:
+            vital.append(item.name)
+    note = f" ({excused} of d2l's pins from 2021 are excused)" if excused else ""
+    if not problems:
+        return ok(f"every package has what it needs{note}")
+    said = "; ".join(problems[:8]) + (f" and {len(problems) - 8} more" if len(problems) > 8 else "") + note
+    torch = any(name in ("torch", "torchvision") for name in vital)
+    fix = remedy.torch(facts) if torch else remedy.install(facts, *dict.fromkeys(fixes))
+    return (fail if vital else warn)(said, fix)
+
+
+def files(facts: Facts) -> Verdict:
+    """Whether the files of the important packages are all there."""
+    assert facts.distributions is not None
+    broken: dict[str, str] = {}
+    unreadable: list[str] = []
+    for item in facts.distributions:
+        if item.version is None:
+            broken[item.name] = f"{Path(item.metadata).name} has no metadata"
+            unreadable.append(item.metadata)
+        elif (item.name in _VITAL or item.name.startswith("nvidia-")) and (gone := item.missing_files()):
+            broken[item.name] = f"{item.name} {item.version} lacks {len(gone)} files, among them {gone[0].name}"
+    left = [entry for folder in _folders(facts) for entry in _leftovers(folder)]
+    if broken:
+        names = tuple(broken)
+        fix = remedy.install(facts, *_wanted(facts, names), again=names)
+        return fail("; ".join(broken.values()), _anew(facts, unreadable, fix) if unreadable else fix)
+    if left:
+        text = f"an installation was interrupted: {', '.join(entry.name for entry in left[:5])} is left"
+        return warn(text, remedy.remove(facts, *map(str, left)))
+    return ok("the files of the important packages are there")
+
+
+def record(facts: Facts) -> Verdict:
+    """Whether the packages are those that dlenv installed and proved."""
+    if facts.record is None or facts.target.env is None:
+        return skip("dlenv did not build this environment")
+    env = facts.target.env
+    changed, added = facts.record.changed(env), facts.record.added(env)
+    if changed:
+        text = f"{'; '.join(changed[:5])}{f' and {len(changed) - 5} more' if len(changed) > 5 else ''}"
+        return fail(f"changed since dlenv proved it: {text}", remedy.install(facts))
+    note = f"; added since: {', '.join(added[:5])}{' and more' if len(added) > 5 else ''}" if added else ""
+    return ok(f"{len(facts.record.packages)} packages are as they were proven on {facts.record.created}{note}")
+
+
+def _requirements(facts: Facts) -> Iterator[tuple[Distribution, Requirement]]:
+    """Every requirement that holds in this environment, of the copies that Python takes."""
+    environment = _markers(facts)
+    for name in dict.fromkeys(item.name for item in facts.distributions or ()):
+        item = facts.copies(name)[0]
+        for text in item.requires:
+            try:
+                requirement = Requirement(text)
+                if requirement.marker is None or requirement.marker.evaluate(environment):
+                    yield item, requirement
+            except (InvalidRequirement, UndefinedComparison, UndefinedEnvironmentName):
+                continue
+
+
+def _markers(facts: Facts) -> dict[str, str]:
+    """The examined Python's marker variables, as far as they may differ from ours."""
+    python = facts.found("python")
+    version = str(python.get("version") or "3.11.0")
+    return {
+        "extra": "",
+        "python_version": ".".join(version.split(".")[:2]),
+        "python_full_version": version,
+        "implementation_name": str(python.get("implementation") or "cpython").lower(),
+        "platform_python_implementation": str(python.get("implementation") or "CPython"),
+        "implementation_version": version,
+    }
+
+
+def _fits(specifier: SpecifierSet, version: str) -> bool:
+    try:
+        return specifier.contains(Version(version), prereleases=True)
+    except InvalidVersion:
+        return True
+
+
+def _without_marker(requirement: Requirement) -> str:
+    return f"{requirement.name}{requirement.specifier}"
+
+
+def _places(copies: tuple[Distribution, ...]) -> str:
+    return f"{copies[0].name} is there {len(copies)} times: " + ", ".join(
+        f"{item.version} in {item.location}" for item in copies
+    )
+
+
+def _wanted(facts: Facts, names: Mapping[str, str] | tuple[str, ...] | list[str]) -> tuple[str, ...]:
+    """Requirements that bring these packages back: the course's pins where there are some, else the same version."""
+    found = dict(zip(names, remedy.pinned(facts, tuple(names)), strict=True))
+    for name in names:
+        if (version := facts.version(name)) is not None and name not in ("torch", "torchvision"):
+            found[name] = f"{name}=={version}"
+    if "torch" in names and facts.version("torch"):
+        found["torch"] = f"torch=={facts.version('torch')}"
+    return tuple(found.values())
+
+
+def _away(facts: Facts, metadata: list[str]) -> str:
+    """What leads Python to a second folder is outside the environment, or a path file: that the user has to judge."""
+    folders = sorted({str(Path(path).parent) for path in metadata})
+    user = facts.found("python").get("user_site")
+    if user in folders:
+        return "export PYTHONNOUSERSITE=1"
+    listed = facts.environ.get("PYTHONPATH", "")
+    if any(folder in listed for folder in folders):
+        return "unset PYTHONPATH"
+    python = facts.target.python
+    names = " ".join(sorted({item.name for item in facts.distributions or () if item.metadata in metadata}))
+    away = f"take {', '.join(folders)} off the path"
+    return f"{away}; or: uv pip uninstall --python {python} {names}, and install them again"
+
+
+def _anew(facts: Facts, notes: list[str], installation: Repair | str) -> Repair | str:
+    """Remove what stands in the installer's way, then install."""
+    dropped = remedy.remove(facts, *notes)
+    if isinstance(dropped, Repair) and isinstance(installation, Repair):
+        return Repair(steps=(*dropped.steps, *installation.steps))
+    return f"{dropped} && {installation}"
+
+
+def _folders(facts: Facts) -> list[Path]:
+    return list(site_packages(facts.target.env)) if facts.target.env else []
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """What pip renames before it replaces it, and removes afterwards: "~umpy"."""
+    try:
+        return sorted(entry for entry in folder.iterdir() if entry.name.startswith("~"))
+    except OSError:
+        return []

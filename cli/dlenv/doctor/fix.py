@@ -1,0 +1,57 @@
+"""Carries out the repairs that touch nothing but the environment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from dlenv.console import say
+from dlenv.doctor.model import Finding, Repair, Step
+from dlenv.managers import uv
+
+__all__ = ["carry_out", "repairs"]
+
+
+def repairs(findings: Iterable[Finding]) -> list[Repair]:
+    """The repairs of what is wrong, each once, in the order of the findings."""
+    found: list[Repair] = []
+    for finding in findings:
+        if finding.status in ("fail", "warn") and finding.repair is not None and finding.repair not in found:
+            found.append(finding.repair)
+    return found
+
+
+def carry_out(repair: Repair) -> bool:
+    """Take the steps, saying each; false where one fails, after which the rest is not tried."""
+    for step in repair.steps:
+        say(f"$ {step}")
+        if problem := _take(step):
+            say(f"  failed: {problem}")
+            return False
+    return True
+
+
+def _take(step: Step) -> str | None:
+    """Why the step failed, or None."""
+    try:
+        if step.remove is not None:
+            _remove(Path(step.remove))
+            return None
+        environment = uv.environ()
+        words = list(step.words)
+        if words[0] == "uv":
+            words[0] = uv.program()
+        done = subprocess.run(words, env=environment, stdin=subprocess.DEVNULL, check=False)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None if done.returncode == 0 else f"exit code {done.returncode}"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        path.unlink()
