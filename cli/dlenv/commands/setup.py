@@ -89,8 +89,12 @@ def command(**given: Any) -> int:
     if folder := given["download"]:
         from dlenv.setup import download
 
-        download.fill(folder, options, machine, plan)
-        return 0
+        contents = download.fill(folder, options, machine, plan)
+        if given["as_json"]:
+            print_json(contents.to_json(folder))
+        else:
+            download.show(folder, contents)
+        return 1 if contents.problems else 0
     if not given["yes"] and sys.stdin.isatty() and not run.is_ready(options, plan):
         show.plan(machine, plan, options.env)
         click.confirm("Go on?", default=True, abort=True, err=True)
@@ -112,6 +116,8 @@ def _options(given: dict[str, Any]) -> Any:
 
     if given["offline"] and given["download"]:
         raise UsageError("--download fills a folder and --offline installs from one; give one of them")
+    if given["offline"] and given["record"]:
+        raise UsageError(f"--offline {given['offline']} says what is to be installed; leave --from out")
     if given["machine_file"] and not given["download"]:
         raise UsageError("--for names the machine that --download is for; give --download too")
     course = given["course"] or ("zh" if _speaks_chinese() else "en")
@@ -125,7 +131,12 @@ def _options(given: dict[str, Any]) -> Any:
         course=None if course == "none" else cast("Any", course),
         extras=tuple(sorted(set(given["extras"]))),
     )
-    record = Record.load(given["record"]) if given["record"] else None
+    if given["offline"]:
+        from dlenv.setup import offline
+
+        record: Record | None = offline.record(given["offline"], given)
+    else:
+        record = Record.load(given["record"]) if given["record"] else None
     return Options(
         env=given["env"],
         request=record.request if record else request,

@@ -33,7 +33,7 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def lock(
-    python: Path,
+    interpreter: Sequence[str | Path],
     plan: Plan,
     source: Source,
     folder: Path,
@@ -41,15 +41,16 @@ def lock(
     requirements: Sequence[str] = (),
     constraints: Sequence[str] = (),
 ) -> Lock:
-    """Resolve everything for the interpreter ``python`` into ``folder``; raises ``uv.Failed``.
+    """Resolve everything into ``folder``; raises ``uv.Failed``.
 
-    ``requirements`` are beside PyTorch and the plan's packages; ``constraints`` bind versions of what is needed anyway.
-    Only wheels are taken: a source build on a user's
-    machine fails late, and for reasons that nobody can foresee.
+    ``interpreter`` are uv's words for what to resolve for: ``--python`` and the path of one, or also the version and
+    platform of another machine's. ``requirements`` are beside PyTorch and the plan's packages; ``constraints`` bind
+    versions of what is needed anyway. Only wheels are taken: a source build on a user's machine fails late, and for
+    reasons that nobody can foresee.
     """
     (folder / "pyproject.toml").write_text(_project(plan, source, requirements), encoding="utf-8")
     file = folder / "pylock.toml"
-    words: list[str | Path] = ["pip", "compile", folder / "pyproject.toml", "--python", python, "--no-build", "--quiet"]
+    words: list[str | Path] = ["pip", "compile", folder / "pyproject.toml", *interpreter, "--no-build", "--quiet"]
     (folder / "constraints.txt").write_text("\n".join(constraints) + "\n", encoding="utf-8")
     words += ["--constraints", folder / "constraints.txt"]
     if source.torch_index and source.candidate.build.startswith(_WHOLE_INDEX):

@@ -40,6 +40,11 @@ class DownloadProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
+    def rename(self, name: str) -> None:
+        """Show ``name`` from now on."""
+        self._name = name
+        self._bar.update(self._task, description=name)
+
     def __call__(self, done: int, total: int | None) -> None:
         """``done`` of ``total`` bytes are there."""
         self._bar.update(self._task, completed=done, total=total)

@@ -37,10 +37,8 @@ class _Download(msgspec.Struct, frozen=True, kw_only=True):
     version: str
 
 
-def fetched(
-    target: Target, mirrors: Sequence[Mapping[str, str]], folder: Path, log: Callable[[str], None]
-) -> tuple[str, File]:
-    """The interpreter's version and its archive, below ``folder``'s Pythons as below the publisher's releases.
+def fetched(target: Target, mirrors: Sequence[Mapping[str, str]], folder: Path, log: Callable[[str], None]) -> File:
+    """The interpreter's archive, below ``folder``'s Pythons as below the publisher's releases.
 
     ``mirrors`` are uv's variables for each place, in the order to be tried. Raises ``Unreachable`` where none of them
     gives it, ``SetupError`` where there is none for this machine.
@@ -59,7 +57,7 @@ def fetched(
         with DownloadProgress(f"Python {download.version}") as progress:
             got = fetch(urls, place, sha256=sha256, progress=progress, log=log).path
     relative = got.relative_to(folder).as_posix()
-    return download.version, File(path=relative, size=got.stat().st_size, sha256=digest(got))
+    return File(path=relative, size=got.stat().st_size, sha256=digest(got))
 
 
 def _find(target: Target) -> _Download:

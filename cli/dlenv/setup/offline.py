@@ -11,16 +11,18 @@ import msgspec
 
 from dlenv.console import say
 from dlenv.environment.record import Record
-from dlenv.errors import SetupError, UsageError
+from dlenv.errors import DataError, SetupError, UsageError
 from dlenv.machine import Machine
 from dlenv.managers.source import Source, Sources
 from dlenv.network.download import digest
+from dlenv.plan.model import Edition
 from dlenv.setup import targets
 
 NAME = "dlenv-offline.json"
 WHEELS = "wheels"
 # What UV_PYTHON_INSTALL_MIRROR names: below it the archives lie as below ".../releases/download/" at their publisher.
-PYTHON = "python"
+PYTHON = "interpreter"
+NOTEBOOKS = "notebooks"
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +66,11 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
         scratch = path.with_suffix(".tmp")
         scratch.write_text(json.dumps(msgspec.to_builtins(self), indent=2) + "\n", encoding="utf-8")
         scratch.replace(path)
+
+    def to_json(self, folder: Path) -> dict[str, Any]:
+        """The object that ``dlenv setup --download --json`` prints."""
+        data: dict[str, Any] = msgspec.to_builtins(self)
+        return {"schema": 1, "ok": not self.problems, "folder": str(folder.absolute()), "size": self.size, **data}
 
     @property
     def size(self) -> int:
@@ -131,6 +138,22 @@ def sources(folder: Path) -> Sources:
     )
     python = {**offline, "UV_PYTHON_INSTALL_MIRROR": (folder / PYTHON).absolute().as_uri()}
     return Sources(packages=(source,), python=(python,))
+
+
+def put_notebooks(folder: Path, edition: Edition, place: Path) -> None:
+    """Put the notebooks that are in ``folder`` into ``place``, unless they are there already; raises ``DlenvError``."""
+    from dlenv.notebooks.fetch import fetch_notebooks
+    from dlenv.notebooks.folder import Manifest, missing
+
+    contents = Contents.read(folder)
+    archive = next((file for file in contents.files if file.path == contents.notebooks), None)
+    if archive is None:
+        raise DataError(f"they are not in {folder}")
+    if trouble := _trouble(folder / archive.path, archive):
+        raise DataError(f"{folder / archive.path} {trouble}")
+    there = Manifest.read(place)
+    if there is None or there.archive != archive.sha256 or missing(place, there):
+        fetch_notebooks(edition, place, archive=folder / archive.path)
 
 
 def _trouble(path: Path, file: File) -> str | None:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from urllib.parse import urlparse
@@ -15,6 +15,7 @@ from urllib.request import url2pathname
 
 from dlenv.errors import SetupError
 from dlenv.managers import uv
+from dlenv.managers.source import Source
 from dlenv.plan import Plan
 
 _NAME = "dlenv"
@@ -76,12 +77,20 @@ def wheel(folder: Path) -> Path:
     return _packed(_distribution(), folder)
 
 
-def install(python: Path, extra: Mapping[str, str], scratch: Path) -> None:
-    """Put the running dlenv into the environment of ``python``, which has what it needs; raises ``SetupError``."""
-    source = checkout()
-    words = ["--editable", source] if source else [wheel(scratch)]
+def install(python: Path, source: Source, scratch: Path) -> None:
+    """Put dlenv into the environment of ``python``, which has what it needs; raises ``SetupError``.
+
+    The running one; from a folder of wheels the one in there, since a checkout can't be built without network.
+    """
+    words: list[str | Path]
+    if source.folder:
+        words = ["--no-index", "--find-links", source.folder, _NAME]
+    elif editable := checkout():
+        words = ["--editable", editable]
+    else:
+        words = [wheel(scratch)]
     try:
-        uv.run(["pip", "install", "--quiet", "--no-deps", "--python", python, *words], extra)
+        uv.run(["pip", "install", "--quiet", "--no-deps", "--python", python, *words], source.environment)
     except uv.Failed as error:
         raise SetupError(f"dlenv itself could not be installed: {error}") from None
 

@@ -83,12 +83,7 @@ def prove(python: Path, plan: Plan) -> Report:
 def unchanged(home: Home, options: Options, plan: Plan) -> Outcome | None:
     """What is there, where it is what the plan says; raises ``SetupError`` where somebody changed it since."""
     record = home.record()
-    if (
-        options.repair
-        or record is None
-        or record.fingerprint != fingerprint(plan)
-        or record.own != own.identity(plan.extras)
-    ):
+    if options.repair or record is None or record.fingerprint != fingerprint(plan) or record.own != _own(options, plan):
         return None
     if options.record and options.record.packages != record.packages:
         return None
@@ -98,6 +93,11 @@ def unchanged(home: Home, options: Options, plan: Plan) -> Outcome | None:
             f"{home.env} is no longer as it was built: {shown}; mend it by: dlenv setup --repair --env {home.env}"
         )
     return Outcome(environment=home.env, python=executable(home.env), changed=False, record=record)
+
+
+def _own(options: Options, plan: Plan) -> tuple[str, ...]:
+    """Which dlenv belongs into the environment: the one in the offline folder, else the running one."""
+    return options.record.own if options.offline and options.record else own.identity(plan.extras)
 
 
 def _built(path: Path, options: Options, machine: Machine, plan: Plan, create: Create) -> Record:
@@ -110,7 +110,7 @@ def _built(path: Path, options: Options, machine: Machine, plan: Plan, create: C
     with tempfile.TemporaryDirectory(prefix="dlenv-") as scratch:
         source, packages, notes = _filled(python, options, plan, found, Path(scratch))
         if plan.extras:
-            own.install(python, source.environment, Path(scratch))
+            own.install(python, source, Path(scratch))
     say(f"Installed {len(packages)} packages in {time.monotonic() - began:.0f} s; proving that they work together")
     report = prove(python, plan)
     record = Record(
@@ -121,7 +121,7 @@ def _built(path: Path, options: Options, machine: Machine, plan: Plan, create: C
         plan=plan,
         torch=source.candidate,
         packages=tuple(packages),
-        own=own.identity(plan.extras),
+        own=_own(options, plan),
         notes=(*found.notes, *notes),
         proof=report.to_json(),
     )
@@ -144,7 +144,9 @@ def _filled(
             else:
                 needs = own.requirements(plan.extras) if plan.extras else []
                 bounds = own.constraints(plan) if plan.extras else []
-                locked = install.lock(python, plan, source, scratch, requirements=needs, constraints=bounds)
+                locked = install.lock(
+                    ["--python", python], plan, source, scratch, requirements=needs, constraints=bounds
+                )
                 packages = locked.packages
                 size = f", {locked.size / 1e6:,.0f} MB to download at most" if locked.size else ""
                 say(f"Resolved {len(packages)} packages{size}")

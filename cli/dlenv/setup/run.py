@@ -13,7 +13,7 @@ from dlenv.errors import DlenvError, UsageError
 from dlenv.machine import Machine, inspect
 from dlenv.managers import conda, venv
 from dlenv.plan import Plan, make
-from dlenv.setup import pipeline
+from dlenv.setup import offline, pipeline
 from dlenv.setup.model import Options, Outcome
 
 
@@ -21,6 +21,8 @@ def planned(options: Options) -> tuple[Machine, Plan]:
     """This machine (or the one that a file describes), and what is planned for it; raises ``DlenvError``."""
     machine = _described(options.machine_file) if options.machine_file else inspect(options.env)
     if options.record:
+        if options.offline:
+            offline.check_machine(options.offline, options.record.machine, machine)
         return machine, _again(options.record, machine)
     return machine, make(machine, options.request, catalog.load())
 
@@ -84,7 +86,10 @@ def _with_notebooks(outcome: Outcome, options: Options, plan: Plan) -> Outcome:
 
     folder = options.notebooks or Path(f"d2l-{plan.course.edition}")
     try:
-        fetch_notebooks(plan.course.edition, folder)
+        if options.offline:
+            offline.put_notebooks(options.offline, plan.course.edition, folder)
+        else:
+            fetch_notebooks(plan.course.edition, folder)
     except DlenvError as error:
         again = f"dlenv notebooks fetch --course {plan.course.edition} --notebooks {folder}"
         return msgspec.structs.replace(outcome, problems=(f"the notebooks were not fetched: {error}; again: {again}",))

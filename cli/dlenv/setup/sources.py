@@ -11,6 +11,7 @@ from dlenv.managers import python
 from dlenv.managers.source import Source, Sources
 from dlenv.network.mirrors import Choice, choose
 from dlenv.plan import Candidate, Plan
+from dlenv.setup import offline
 from dlenv.setup.model import Options
 
 # The end of a wheel's name on each system (PyPA, platform compatibility tags).
@@ -22,7 +23,10 @@ def find(plan: Plan, options: Options, machine: Machine) -> Sources:
 
     Each source of PyTorch with the best package index, the first source with the other package indexes, then the
     package index's own wheel where it runs here. An index of PyTorch that does not answer is not tried at all.
+    Offline there is only the folder that was filled.
     """
+    if options.offline:
+        return offline.sources(options.offline)
     jobs: dict[Kind, partial[Choice]] = {"pypi": partial(choose, "pypi", options.mirror)}
     if plan.torch.index:
         build = plan.torch.build

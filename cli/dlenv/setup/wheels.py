@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -52,7 +52,7 @@ def chosen(lock: Path, target: Target) -> list[Wheel]:
     return found
 
 
-def fetched(wanted: Sequence[Wheel], folder: Path, log: Callable[[str], None]) -> list[File]:
+def fetched(wanted: Sequence[Wheel], folder: Path) -> list[File]:
     """All of ``wanted`` in ``folder``'s wheels; what is there with the right hash is kept.
 
     Raises ``Unreachable`` where one can't be had, ``DataError`` where the folder can't be written.
@@ -63,8 +63,8 @@ def fetched(wanted: Sequence[Wheel], folder: Path, log: Callable[[str], None]) -
     done = 0
     with DownloadProgress("Wheels") as progress:
         for number, wheel in enumerate(wanted, 1):
-            progress.name = f"Wheel {number} of {len(wanted)}"
-            got = _fetched(wheel, folder / WHEELS / wheel.name, _shifted(progress, done, total), log)
+            progress.rename(f"Wheel {number} of {len(wanted)}")
+            got = _fetched(wheel, folder / WHEELS / wheel.name, _shifted(progress, done, total))
             done += got.size
             progress(done, total)
             files.append(File(path=f"{WHEELS}/{wheel.name}", size=got.size, sha256=got.sha256))
@@ -79,10 +79,10 @@ def _wheel(data: dict[str, Any], lock: Path) -> Wheel:
 
 
 def _shifted(progress: Report, before: int, total: int | None) -> Report:
-    return lambda done, of_file: progress(before + done, total if total or before else of_file)
+    return lambda done, _: progress(before + done, total)
 
 
-def _fetched(wheel: Wheel, target: Path, progress: Report, log: Callable[[str], None]) -> Fetched:
+def _fetched(wheel: Wheel, target: Path, progress: Report) -> Fetched:
     if urlsplit(wheel.url).scheme == "file":  # from an index in a folder
         path = Path(url2pathname(urlsplit(wheel.url).path))
         try:
@@ -96,4 +96,4 @@ def _fetched(wheel: Wheel, target: Path, progress: Report, log: Callable[[str], 
         except OSError as error:
             raise DataError(f"{path} can't be copied to {target} ({error.strerror})") from None
         return Fetched(path=target, url=wheel.url, sha256=sha256, size=target.stat().st_size)
-    return fetch([wheel.url], target, sha256=wheel.sha256, size=wheel.size, progress=progress, log=log)
+    return fetch([wheel.url], target, sha256=wheel.sha256, size=wheel.size, progress=progress)
