@@ -22,7 +22,7 @@ def examine(facts: Facts, checks: Iterable[Check], limit: float = CHECK_LIMIT_S)
 
 def _missing(check: Check, facts: Facts) -> Verdict | None:
     """Why a check can't be made: what it goes by is not known."""
-    for need in check.needs:
+    for need in ("report" if need == "python" else need for need in check.needs):
         if getattr(facts, need) is None:
             reason = facts.missing.get(need, "this was not looked at")
             failed = reason.startswith(("it did not answer", "it failed"))

@@ -32,12 +32,15 @@ def gather(target: Target, checks: Iterable[Check], *, offline: bool = False, fo
     """The facts that ``checks`` go by. Never raises: what fails is None, and ``Facts.missing`` says why."""
     wanted: set[Source] = {source for check in checks for source in (*check.needs, *check.uses)}
     if "plan" in wanted:
-        wanted |= {"machine", "report"}
-    if "distributions" in wanted:
+        wanted.add("machine")
+    stages = probe.FACTS if "report" in wanted else ("python",)
+    if wanted & {"plan", "distributions", "python"}:
         wanted.add("report")
     sources: dict[str, Callable[[], Any]] = {
         "machine": lambda: inspect(target.env),
-        "report": lambda: probe.run(target.python, time_limit=_PROBE_LIMIT_S, stage_limit=_STAGE_LIMIT_S),
+        "report": lambda: probe.run(
+            target.python, stages=stages, time_limit=_PROBE_LIMIT_S, stage_limit=_STAGE_LIMIT_S
+        ),
         "endpoints": lambda: reach.look(target.env, os.environ),
         "processes": services.processes,
         "ports": lambda: services.ports(os.environ),

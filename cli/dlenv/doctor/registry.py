@@ -26,7 +26,8 @@ from dlenv.errors import UsageError
 
 __all__ = ["CHECKS", "Check", "select"]
 
-Source = Literal["machine", "report", "distributions", "endpoints", "processes", "ports", "service", "plan"]
+# "report" is the whole probe, "python" only its first stage, which takes no time.
+Source = Literal["machine", "python", "report", "distributions", "endpoints", "processes", "ports", "service", "plan"]
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +50,7 @@ def _rows() -> list[tuple[str, str, Callable[[Facts], Verdict], tuple[Source, ..
     probe: tuple[Source, ...] = ("report",)
     both: tuple[Source, ...] = ("machine", "report")
     fix: tuple[Source, ...] = ("machine", "distributions", "endpoints", "plan")  # what a fix is made of
-    installed: tuple[Source, ...] = ("report", "distributions")
+    installed: tuple[Source, ...] = ("distributions",)
     return [
         ("driver.nvml", "NVIDIA's driver answers", driver.nvml, machine, ()),
         ("driver.nouveau", "nouveau does not hold the GPU", driver.nouveau, machine, ()),
@@ -66,14 +67,14 @@ def _rows() -> list[tuple[str, str, Callable[[Facts], Verdict], tuple[Source, ..
         ("system.disk", "there is room on the disks", system.disk, machine, ()),
         ("system.shared-memory", "shared memory is large enough", system.shared_memory, machine, ()),
         ("system.colab", "the notebook service gives a GPU", system.colab, machine, ()),
-        ("python.start", "the environment's Python starts", python.start, probe, ()),
-        ("python.version", "this Python has packages", python.version, probe, ("distributions",)),
+        ("python.start", "the environment's Python starts", python.start, ("python",), ()),
+        ("python.version", "this Python has packages", python.version, ("python",), installed),
         ("python.shadowing", "no local file has a package's name", python.shadowing, (), ()),
         ("python.path", "packages come from the environment", python.path, (), installed),
         ("packages.duplicates", "every package is there once", packages.duplicates, ("distributions",), fix),
         ("packages.conda", "conda and pip are not mixed", packages.conda_mix, ("distributions",), fix),
         ("packages.requirements", "packages have what they need", packages.requirements, installed, fix),
-        ("packages.files", "packages are whole", packages.files, ("distributions",), (*fix, "report")),
+        ("packages.files", "packages are whole", packages.files, ("distributions",), fix),
         ("packages.record", "packages are as dlenv proved them", packages.record, (), ()),
         ("torch.import", "PyTorch can be imported", torch.imports, probe, fix),
         ("torch.build", "PyTorch is built for the GPU", torch.build, both, fix),

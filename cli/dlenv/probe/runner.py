@@ -18,12 +18,13 @@ from dlenv.plan.model import Edition
 from dlenv.probe import process
 from dlenv.probe.report import Level, Report, Stage
 
-__all__ = ["run"]
+__all__ = ["FACTS", "run"]
 
 _SCRIPT = Path(__file__).parent / "script.py"
 _MARK = b"dlenv-probe "
 _PACKAGES = ("numpy", "torch", "cuda", "bridge", "torchvision", "pandas", "matplotlib", "inline", "d2l", "jupyter")
-_FACTS = ("python", *_PACKAGES, "libraries")
+#: The stages of the level "facts", in the order in which they run.
+FACTS = ("python", *_PACKAGES, "libraries")
 # A stage is skipped where one that it needs did not end well: it would only fail again.
 _NEEDS = {
     "cuda": ["torch"],
@@ -47,19 +48,21 @@ def run(
     gpus: Sequence[int] = (),
     course: Edition | None = None,
     extras: Sequence[str] = (),
+    stages: Sequence[str] = FACTS,
     time_limit: float = 600.0,
     stage_limit: float = 180.0,
     told: Callable[[Stage], None] = lambda _: None,
 ) -> Report:
     """Try the environment that ``python`` belongs to; never raises for what is wrong in it.
 
-    ``level`` "facts" imports packages; "proof" also computes on the CPU and on each of ``gpus`` (NVML indices), trains
-    with the course's package where there is a ``course``, asks a Jupyter kernel, and with the extra "serve" a model.
-    ``time_limit`` is for all of it, ``stage_limit`` for one stage, in seconds. ``told`` hears of each stage as it ends.
+    ``level`` "facts" runs ``stages``, most of which import a package; "proof" also computes on the CPU and on each of
+    ``gpus`` (NVML indices), trains with the course's package where there is a ``course``, asks a Jupyter kernel, and
+    with the extra "serve" a model. ``time_limit`` is for all of it, ``stage_limit`` for one stage, in seconds. ``told``
+    hears of each stage as it ends.
     """
     began = time.monotonic()
     python = python.absolute()  # the script runs elsewhere; not resolved, since a link is what makes an environment
-    todo = [*_FACTS, *(_proof(gpus, course, extras) if level == "proof" else ())]
+    todo = [*stages, *(_proof(gpus, course, extras) if level == "proof" else ())]
     done: list[Stage] = []
     problem = None
     while todo and problem is None:
