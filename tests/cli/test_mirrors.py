@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from http_server import Page, Server, dead_address, silent_address
+from uv import find_uv_bin
 
 from dlenv.catalog.mirrors import Kind, Mirror, all_names, mirrors
 from dlenv.errors import DataError, UsageError
@@ -139,8 +143,8 @@ def test_what_does_not_answer_is_left_out_in_time(server: Server, lay) -> None: 
             good=f"{server.url}/good",
         )
         begin = time.monotonic()
-        choice = choose("pypi", budget=0.8)
-        assert time.monotonic() - begin < 1.8
+        choice = choose("pypi", budget=1.5)
+        assert time.monotonic() - begin < 2.5
     assert [mirror.name for mirror in choice.mirrors] == ["good", "official"]
     text = "\n".join(choice.notes)
     assert "is not used: HTTP 403" in text
@@ -357,3 +361,35 @@ def test_persisting_refuses_what_it_does_not_understand() -> None:
     assert not uv.with_name("uv.toml.before-dlenv").exists()
     assert persist(mirrors("pypi")[-1]) == []  # what the tools do anyway
     assert persist(mirrors("conda")[0]) == []
+
+
+def uv_asks(requirement: str, environment: dict[str, str]) -> str:
+    """What uv says when it looks for a package, in a folder without a project."""
+    words = [find_uv_bin(), "pip", "compile", "--no-cache", "--python", sys.executable, "-"]
+    done = subprocess.run(
+        words, input=requirement, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    return done.stderr
+
+
+def test_uv_and_pip_ask_the_mirror_that_is_chosen(server: Server, lay) -> None:  # type: ignore[no-untyped-def]
+    server.pages["/official/torch/"] = Page(status=403)
+    server.pages["/other/torch/"] = Page(PAGE)
+    lay("pypi", official=f"{server.url}/official", other=f"{server.url}/other")
+    mirror = choose("pypi").mirrors[0]
+    server.requests.clear()
+    uv_asks("nothing-of-this-name", mirror.environment())
+    assert set(server.paths) == {"/other/nothing-of-this-name/"}
+    server.requests.clear()
+    persist(mirror)
+    uv_asks("nothing-of-this-name", {})
+    assert set(server.paths) == {"/other/nothing-of-this-name/"}
+
+
+@pytest.mark.skipif(find_spec("pip") is None, reason="this environment has no pip")
+def test_pip_reads_what_was_persisted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PIP_CONFIG_FILE")
+    persist(MIRROR)
+    words = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == URL, done.stderr
