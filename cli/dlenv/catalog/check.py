@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, get_args
 
+import httpx
 import msgspec
 from packaging.version import Version
 
@@ -14,7 +15,7 @@ from dlenv.catalog.contents import Catalog
 from dlenv.catalog.index import Wheel, find
 from dlenv.catalog.torch import Build, System
 from dlenv.errors import Unreachable
-from dlenv.network.http import public
+from dlenv.network.http import client, public
 
 # The catalog begins with this one, because dlenv can't examine an older Python.
 _OLDEST_PYTHON = Version("3.8")
@@ -70,15 +71,15 @@ def sources(catalog: Catalog, index: str | None = None) -> tuple[Source, ...]:
 
 def check(catalog: Catalog, asked: Sequence[Source], *, timeout: float = 30.0) -> list[Verdict]:
     """Compare the catalog with these indexes, several at a time; an index that does not answer is named as such."""
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        return list(pool.map(lambda source: _verdict(catalog, source, timeout), asked))
+    with client(httpx.Timeout(timeout)) as http, ThreadPoolExecutor(max_workers=8) as pool:
+        return list(pool.map(lambda source: _verdict(catalog, source, timeout, http), asked))
 
 
-def _verdict(catalog: Catalog, source: Source, timeout: float) -> Verdict:
+def _verdict(catalog: Catalog, source: Source, timeout: float, http: httpx.Client) -> Verdict:
     shown = public(source.url)
     try:
-        torch = find(source.url, "torch", timeout=timeout)
-        torchvision = find(source.url, "torchvision", timeout=timeout)
+        torch = find(source.url, "torch", timeout=timeout, http=http)
+        torchvision = find(source.url, "torchvision", timeout=timeout, http=http)
     except Unreachable as error:
         return Verdict(index=shown, error=str(error))
     if not torch:

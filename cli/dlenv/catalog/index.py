@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import nullcontext
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
@@ -49,24 +50,25 @@ def page(index: str, project: str) -> str:
     return f"{index.rstrip('/')}/{canonicalize_name(project)}/"
 
 
-def find(index: str, project: str, *, timeout: float = 30.0) -> tuple[Wheel, ...]:
+def find(index: str, project: str, *, timeout: float = 30.0, http: httpx.Client | None = None) -> tuple[Wheel, ...]:
     """The wheels of ``project``, whether ``index`` has a page for each project or is one listing of all files.
 
     Raises ``Unreachable`` like ``wheels``.
     """
-    return wheels(page(index, project), project, timeout=timeout) or wheels(
-        f"{index.rstrip('/')}/", project, timeout=timeout
-    )
+    own = wheels(page(index, project), project, timeout=timeout, http=http)
+    return own or wheels(f"{index.rstrip('/')}/", project, timeout=timeout, http=http)
 
 
-def wheels(url: str, project: str | None = None, *, timeout: float = 30.0) -> tuple[Wheel, ...]:
+def wheels(
+    url: str, project: str | None = None, *, timeout: float = 30.0, http: httpx.Client | None = None
+) -> tuple[Wheel, ...]:
     """The wheels that the page ``url`` links to, of ``project`` only if it is named; none where there is no such page.
 
-    ``timeout`` (seconds) is for the whole page. Files that are no wheels are left out. Raises ``Unreachable`` where
-    nothing answers in time, or what answers is no index.
+    ``timeout`` (seconds) is for the whole page; ``http`` is a client to use again. Files that are no wheels are left
+    out. Raises ``Unreachable`` where nothing answers in time, or what answers is no index.
     """
     found = []
-    for link in _links(url, timeout):
+    for link in _links(url, timeout, http):
         try:
             name, version, _, tags = parse_wheel_filename(link.filename)
         except InvalidWheelFilename:
@@ -89,8 +91,9 @@ def wheels(url: str, project: str | None = None, *, timeout: float = 30.0) -> tu
     return tuple(found)
 
 
-def _links(url: str, timeout: float) -> list[_Link]:
-    address, content, kind = _get(url, timeout)
+def _links(url: str, timeout: float, http: httpx.Client | None) -> list[_Link]:
+    with nullcontext(http) if http else client(httpx.Timeout(timeout)) as opened:
+        address, content, kind = _get(url, timeout, opened)
     if kind.endswith("+json") or kind == "application/json":
         return _from_json(content, address)
     parser = _Anchors(address)
@@ -99,14 +102,12 @@ def _links(url: str, timeout: float) -> list[_Link]:
     return parser.links
 
 
-def _get(url: str, timeout: float) -> tuple[str, bytes, str]:
+def _get(url: str, timeout: float, http: httpx.Client) -> tuple[str, bytes, str]:
     """Where the answer came from, its body and its content type; an empty body where there is no such page."""
     deadline = time.monotonic() + timeout
+    limits = httpx.Timeout(timeout, connect=min(timeout, 10.0))
     try:
-        with (
-            client(httpx.Timeout(timeout, connect=min(timeout, 10.0))) as http,
-            http.stream("GET", url, headers={"Accept": _ACCEPT}) as response,
-        ):
+        with http.stream("GET", url, headers={"Accept": _ACCEPT}, timeout=limits) as response:
             if response.status_code in _MISSING:
                 return url, b"", "text/html"
             if response.status_code != httpx.codes.OK:
