@@ -75,7 +75,7 @@ def apply(options: Options, machine: Machine, plan: Plan, python: Path = Path(sy
     for note in found.notes:
         say(note)
     attempts = list(_distinct(found.packages))
-    problems = []
+    problems: list[str] = []
     course = _course(plan, before.packages)
     if course:
         say(f"Adding {course} without the packages that it asks for")
@@ -83,14 +83,7 @@ def apply(options: Options, machine: Machine, plan: Plan, python: Path = Path(sy
             raise SetupError(f"{course} could not be installed: {failures}")
     if missing := _missing(plan, before.packages):
         say(f"Adding {', '.join(missing)}, and changing nothing for it")
-        with tempfile.TemporaryDirectory(prefix="dlenv-") as scratch:
-            constraints = Path(scratch, "installed.txt")
-            constraints.write_text("\n".join(_pins(before.packages, leave_out=course)) + "\n", encoding="utf-8")
-            if failures := _install(python, ["--constraint", str(constraints), *missing], attempts):
-                problems.append(
-                    f"{', '.join(missing)} can't be added without changing what is installed ({failures}); "
-                    f"at your own risk: {python} -m pip install {' '.join(missing)}"
-                )
+        problems = _add(python, missing, list(_pins(before.packages, leave_out=course)), attempts)
     after = _look(python)
     undo = _undo(python, before.packages, after.packages)
     _check(before.packages, after.packages, course, undo)
@@ -163,17 +156,23 @@ def _missing(plan: Plan, packages: Mapping[str, str]) -> list[str]:
     """Requirements on what else is missing: of the course any version, since its pins are proven only together."""
     wanted = [line for line in own.requirements(plan.extras) if not _meets(packages, line)] if plan.extras else []
     stated = {_name(line) for line in wanted}
-    names = [name for name in _stack(plan) if name not in packages and name not in stated]
-    return [*names, *wanted]
+    free = [_free(line) for line in _stack(plan) if _name(line) not in packages and _name(line) not in stated]
+    return [*free, *wanted]
+
+
+def _free(line: str) -> str:
+    """The requirement without its version."""
+    requirement = Requirement(line)
+    return requirement.name + (f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else "")
 
 
 def _stack(plan: Plan) -> list[str]:
-    """Names of the packages that the course's notebooks are run with, but for what opens them."""
+    """The packages that the course's notebooks are run with, but for what opens them."""
     if plan.course is None:
         return []
     recipe = courses()[plan.course.edition]
     stack = recipe.stack(plan.python) or recipe.stacks[-1]
-    return [name for line in stack.packages if (name := _name(line)) not in _FRONT_ENDS]
+    return [line for line in stack.packages if _name(line) not in _FRONT_ENDS]
 
 
 def _meets(packages: Mapping[str, str], line: str) -> bool:
@@ -209,6 +208,22 @@ def _distinct(attempts: Sequence[Source]) -> Iterator[Source]:
         if (source.environment, source.folder) not in seen:
             seen.append((source.environment, source.folder))
             yield source
+
+
+def _add(python: Path, missing: Sequence[str], pins: Sequence[str], attempts: Sequence[Source]) -> list[str]:
+    """Add what can be had beside ``pins``, together or else one by one; what can't, with the reason."""
+    with tempfile.TemporaryDirectory(prefix="dlenv-") as scratch:
+        constraints = Path(scratch, "installed.txt")
+        constraints.write_text("\n".join(pins) + "\n", encoding="utf-8")
+        beside = ["--constraint", str(constraints)]
+        if _install(python, [*beside, *missing], attempts) is None:
+            return []
+        return [
+            f"{line} can't be added without changing what is installed ({failures}); "
+            f"at your own risk: {python} -m pip install '{line}'"
+            for line in missing
+            if (failures := _install(python, [*beside, line], attempts))
+        ]
 
 
 def _install(python: Path, words: Sequence[str], attempts: Sequence[Source]) -> str | None:
@@ -270,7 +285,7 @@ def _prove(python: Path, plan: Plan, undo: str) -> Report:
 
 def _kept(plan: Plan, before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Package]:
     """What the course is made of here: what was added, and what of its packages was there."""
-    names = {"torch", "torchvision", *_stack(plan), *(name for name in after if name not in before)}
+    names = {"torch", "torchvision", *map(_name, _stack(plan)), *(name for name in after if name not in before)}
     if plan.course:
         names.add(_name(plan.course.package))
     for name in sorted(names & after.keys()):
