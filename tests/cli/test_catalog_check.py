@@ -50,16 +50,16 @@ def of_build(project: str, build: str) -> set[str]:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    """A package index at /simple and a wheel index at /whl/cu126, as the catalog describes them."""
+    """A package index at /simple and a wheel index at /whl/cu128, as the catalog describes them."""
     pages = {}
     for project in ("torch", "torchvision"):
         pages[f"/simple/{project}/"] = page(of_package_index(project))
-        pages[f"/whl/cu126/{project}/"] = page(of_build(project, "cu126"))
+        pages[f"/whl/cu128/{project}/"] = page(of_build(project, "cu128"))
     with Server(pages) as running:
         yield running
 
 
-@pytest.mark.parametrize("path", ["/simple", "/whl/cu126", "/whl/cu126/"])
+@pytest.mark.parametrize("path", ["/simple", "/whl/cu128", "/whl/cu128/"])
 def test_an_index_that_agrees(server: Server, run: Run, path: str) -> None:
     result = run("catalog", "check", "--index", server.url + path)
     assert (result.code, result.stdout) == (0, "")
@@ -67,10 +67,10 @@ def test_an_index_that_agrees(server: Server, run: Run, path: str) -> None:
 
 
 def test_other_flavours_and_files_on_the_page_do_not_matter(server: Server, run: Run) -> None:
-    others = {"torch-2.15.0%2Bcu134-cp311-cp311-win_amd64.whl", "torch-2.14.1%2Bcu126-cp314-cp314t-win_amd64.whl"}
-    others |= {"torch-2.14.1.tar.gz", "torch-1.12.0%2Bcu126-cp310-cp310-win_amd64.whl"}
-    server.pages["/whl/cu126/torch/"] = page(of_build("torch", "cu126") | others)
-    assert run("catalog", "check", "--index", f"{server.url}/whl/cu126").code == 0
+    others = {"torch-2.15.0%2Bcu134-cp311-cp311-win_amd64.whl", "torch-2.11.0%2Bcu128-cp314-cp314t-win_amd64.whl"}
+    others |= {"torch-2.11.0.tar.gz", "torch-1.12.0%2Bcu128-cp310-cp310-win_amd64.whl"}
+    server.pages["/whl/cu128/torch/"] = page(of_build("torch", "cu128") | others)
+    assert run("catalog", "check", "--index", f"{server.url}/whl/cu128").code == 0
 
 
 def test_a_new_release(server: Server, run: Run) -> None:
@@ -86,10 +86,10 @@ def test_a_new_release(server: Server, run: Run) -> None:
 
 @pytest.mark.parametrize("project", ["torch", "torchvision"])
 def test_a_wheel_that_is_gone(server: Server, run: Run, project: str) -> None:
-    version = {"torch": "2.14.1", "torchvision": "0.29.1"}[project]
-    left = {name for name in of_build(project, "cu126") if f"-{version}%" not in name or "win" not in name}
-    server.pages[f"/whl/cu126/{project}/"] = page(left)
-    result = run("catalog", "check", "--index", f"{server.url}/whl/cu126")
+    version = {"torch": "2.11.0", "torchvision": "0.26.0"}[project]
+    left = {name for name in of_build(project, "cu128") if f"-{version}%" not in name or "win" not in name}
+    server.pages[f"/whl/cu128/{project}/"] = page(left)
+    result = run("catalog", "check", "--index", f"{server.url}/whl/cu128")
     assert result.code == 1
     assert f"the index has no {project} {version} for windows-x86_64" in result.stdout
     assert len(result.stdout.splitlines()) == 2
@@ -111,10 +111,10 @@ def test_pythons_that_differ(server: Server, run: Run) -> None:
 def test_a_build_that_was_only_announced_is_there(server: Server) -> None:
     facts = catalog.load()
     doubtful = tuple(
-        msgspec.structs.replace(build, confirmed=False) if build.label == "2.14.1+cu126" else build
+        msgspec.structs.replace(build, confirmed=False) if build.label == "2.11.0+cu128" else build
         for build in facts.builds
     )
-    asked = sources(facts, f"{server.url}/whl/cu126")
+    asked = sources(facts, f"{server.url}/whl/cu128")
     (verdict,) = check(msgspec.structs.replace(facts, builds=doubtful), asked)
     assert {finding.kind for finding in verdict.findings} == {"confirmed"}
     assert len(verdict.findings) == 3
@@ -123,8 +123,8 @@ def test_a_build_that_was_only_announced_is_there(server: Server) -> None:
 def test_every_index_is_asked_although_some_do_not_answer(server: Server, run: Run) -> None:
     result = run("catalog", "check", "--index", f"{server.url}/whl/{{build}}")
     assert result.code == 1
-    assert f"{server.url}/whl/cu126 agrees with the catalog" in result.stderr
-    assert f"{server.url}/whl/cu128 has no wheels of torch" in result.stderr
+    assert f"{server.url}/whl/cu128 agrees with the catalog" in result.stderr
+    assert f"{server.url}/whl/cu130 has no wheels of torch" in result.stderr
     dead = run("catalog", "check", "--index", f"{dead_address()}/simple", "--json")
     assert dead.code == 1
     assert "can't be reached" in json.loads(dead.stdout)["indexes"][0]["error"]

@@ -61,6 +61,11 @@ def check(where: Machine, request: plan.Request, python: str, candidate: plan.Ca
     if request.extras:
         assert numbers(candidate.torch) >= numbers("2.6")
         assert numbers("3.10") <= numbers(python) < numbers("3.14")
+    if build.startswith("rocm") and request.build is None:
+        (gfx,) = [row["gfx"] for row in TORCH["rocm"] if build in row["builds"]]
+        assert set(where.amd_gpus) & set(gfx)
+        assert where.rocm_driver
+        assert request.gpus is None
     if build.startswith("cu"):
         check_cuda(where, candidate, system, gpus)
 

@@ -54,7 +54,7 @@ def test_reasons(where: Machine, wishes: dict[str, Any], reason: str) -> None:
     ("where", "wishes", "warning"),
     [
         (machine("linux", "580.95.05", "7.5 6.1"), {}, r"`--gpu 0` \(only Tesla T4 .*\) would give 2\.15\.0\+cu132"),
-        (machine("linux", "580.95.05", "6.1 7.5 7.5"), {}, r"`--gpu 1,2` \(only Tesla T4 .*\) would give 2\.15\.0"),
+        (machine("linux", "580.95.05", "6.1 7.5 7.5"), {}, r"`--gpu 1 --gpu 2` \(only Tesla T4 .*\) would give 2\.15\.0"),
         (machine("linux", "580.95.05", "3.7 12.0"), {}, r"`--gpu 1` .* would give 2\.15\.0\+cu132"),
         (machine("linux", "440.33", "7.5"), {}, r"2\.15\.0\+cpu leaves Tesla T4 .* unused"),
         (machine("linux"), {"build": "cu126"}, "computes on the CPU until there is one"),
@@ -67,7 +67,8 @@ def test_reasons(where: Machine, wishes: dict[str, Any], reason: str) -> None:
         (machine("linux", amd_gpus=("gfx1100",)), {}, "chooses a ROCm build"),
         (machine("linux", "580.95.05", "7.5", cuda_visible_devices=""), {}, "hides every GPU"),
         (machine("linux", "580.95.05", "7.5", cuda_visible_devices="1"), {}, "hides the GPUs it does not name"),
-        (machine("windows", "591.44", "8.9"), {}, "announced and not seen yet"),
+        (machine("windows", "580.88", "6.1"), {}, r"--torch 2\.14\.0 gives 2\.14\.0\+cu126"),
+        (machine("windows", "591.44", "8.9"), {}, r"announced, and not seen .* --torch 2\.14\.1 gives 2\.14\.1\+cu132"),
         (machine("linux", None, "7.5"), {"strict_cuda": True}, "--strict-cuda found no CUDA build: no driver is known"),
         (machine("linux", "440.33", "7.5"), {"strict_cuda": True}, "--strict-cuda found no CUDA build"),
     ],

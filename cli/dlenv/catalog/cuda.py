@@ -60,7 +60,7 @@ class Cuda(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 for generation in self.generation
                 if major in generation.compute_capability
             ]
-        return max(floors, key=Version)
+        return max(floors, key=number)
 
     def full_support(self, driver: str, system: DriverSystem) -> str | None:
         """The highest CUDA version that this driver supports in full, or None below the oldest that is known."""
@@ -68,8 +68,8 @@ class Cuda(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         known = dict(self.toolkits.linux if system == "linux" else self.toolkits.windows)
         for row in self.driver:  # the first driver of a major version supports at least its first minor version
             known.setdefault(f"{row.cuda}.0", row.linux if system == "linux" else row.windows)
-        fitting = [cuda for cuda, first in known.items() if version is not None and version >= Version(first)]
-        return max(fitting, key=Version, default=None)
+        fitting = [cuda for cuda, first in known.items() if version is not None and version >= number(first)]
+        return max(fitting, key=number, default=None)
 
 
 @cache
@@ -79,6 +79,12 @@ def parse(version: str) -> Version | None:
         return Version(version)
     except InvalidVersion:
         return None
+
+
+@cache
+def number(version: str) -> Version:
+    """A version of the catalog's as numbers that compare; the same few are compared thousands of times."""
+    return Version(version)
 
 
 @cache

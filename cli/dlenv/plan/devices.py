@@ -46,6 +46,13 @@ def capability(gpu: Gpu) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
+def amd(machine: Machine, request: Request) -> tuple[str, ...]:
+    """The LLVM targets of the AMD GPUs that may be used, where known; the request can name NVIDIA's GPUs only."""
+    if request.gpus is not None:
+        return ()
+    return tuple(match[0] for name in machine.amd_gpus if (match := re.search(r"gfx[0-9a-f]{3,4}", name)))
+
+
 def describe(gpus: tuple[Gpu, ...]) -> str:
     """GPUs for people: "Tesla T4 (compute capability 7.5)", each kind once."""
     kinds = list(dict.fromkeys(f"{gpu.name} (compute capability {gpu.compute_capability})" for gpu in gpus))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
-from packaging.version import Version
 
+from dlenv.catalog.cuda import number
 from dlenv.plan.devices import describe
 from dlenv.plan.fit import Target, gpu_problem, host_problem
 from dlenv.plan.pick import Choice, allowed, choose, newest, rank
@@ -30,7 +30,7 @@ def explain(choice: Choice, on: Target, machine: Machine, request: Request, cata
     elif request.build is not None:
         notes.because(f"torch {build.torch} is the newest with the build {build.build} that you asked for.")
     elif choice.device == "rocm":
-        notes.because(f"{build.label} is the newest build that has code for {', '.join(set(on.gfx) & set(build.gfx))}.")
+        notes.because(f"{build.label} is the newest build that has code for {_common(build, on)}.")
     elif choice.device == "mps":
         notes.because(f"torch {build.torch} computes on Apple's GPU through MPS, which every wheel for it has.")
     else:
@@ -41,9 +41,17 @@ def explain(choice: Choice, on: Target, machine: Machine, request: Request, cata
     _unused(choice, on, machine, request, notes)
 
 
+def doubt(choice: Choice, on: Target, machine: Machine, request: Request, catalog: Catalog, notes: Notes) -> None:
+    """Warn that the chosen build may not exist, and name the best one that does."""
+    seen = msgspec.structs.replace(catalog, builds=tuple(build for build in catalog.builds if build.confirmed))
+    sure = choose(choice.python, on, machine, msgspec.structs.replace(request, torch=None), seen)
+    instead = f"; if it is missing, --torch {sure.build.torch} gives {sure.build.label}" if sure else ""
+    notes.warn(f"{choice.build.label} for {on.system} was announced, and not seen when the catalog was made{instead}.")
+
+
 def only(gpus: tuple[Gpu, ...]) -> str:
-    """The option that chooses these GPUs: ``--gpu 0,2``."""
-    return f"--gpu {','.join(str(gpu.index) for gpu in gpus)}"
+    """The options that choose these GPUs: ``--gpu 0 --gpu 2``."""
+    return " ".join(f"--gpu {gpu.index}" for gpu in gpus)
 
 
 def without_driver(on: Target) -> Target:
@@ -55,7 +63,11 @@ def floor(build: Build, on: Target, catalog: Catalog) -> str:
     """The oldest driver with which ``build`` runs on every chosen GPU."""
     assert build.cuda is not None
     floors = [catalog.cuda.floor(build.cuda, on.driver_system, gpu.compute_capability) for gpu in on.gpus]
-    return max(floors, key=Version)
+    return max(floors, key=number)
+
+
+def _common(build: Build, on: Target) -> str:
+    return ", ".join(gfx for gfx in on.gfx if gfx in build.gfx)
 
 
 def _driver(on: Target) -> str:
@@ -69,7 +81,7 @@ def _cuda(choice: Choice, on: Target, machine: Machine, request: Request, catalo
         f"{build.label} has code for {describe(on.gpus)} and needs driver {floor(build, on, catalog)} or newer; "
         f"this is {_driver(on)}."
     )
-    if request.strict_cuda:
+    if request.strict_cuda and request.build is None:
         notes.because(
             f"By the strict rule, CUDA {build.cuda} is the highest of PyTorch's builds not above the driver's "
             f"{on.cuda_driver}, and {build.torch} the newest torch built for it."
@@ -77,7 +89,7 @@ def _cuda(choice: Choice, on: Target, machine: Machine, request: Request, catalo
         usual = choose(choice.python, on, machine, msgspec.structs.replace(request, strict_cuda=False), catalog)
         if usual and usual.build.label != build.label:
             notes.because(f"Without --strict-cuda it would be {usual.build.label}, which this driver also runs.")
-    elif on.cuda_driver and Version(build.cuda) > Version(on.cuda_driver):
+    elif on.cuda_driver and number(build.cuda) > number(on.cuda_driver):
         notes.because(
             f"The driver is for CUDA {on.cuda_driver}, and by CUDA's minor-version compatibility it runs every "
             f"{build.cuda.partition('.')[0]}.x build; only code shipped as PTX would need one for {build.cuda}."
@@ -113,31 +125,26 @@ def _cpu(choice: Choice, on: Target, machine: Machine, request: Request, notes: 
 
 def _newer(choice: Choice, on: Target, request: Request, catalog: Catalog, notes: Notes) -> None:
     """What stands in the way of the newest torch: Python, system, GPU or driver."""
-    build, pool = choice.build, allowed(request, catalog)
-    top = newest(other for other in pool if other.system == on.system and other.build != "xpu")
-    if top is None:
-        return
-    if problem := host_problem(top, choice.python, on):
-        if Version(top.torch) > Version(build.torch):
+    build = choice.build
+    pool = [other for other in allowed(request, catalog) if other.system == on.system and other.build != "xpu"]
+    top = newest(pool)
+    if top and number(top.torch) > number(build.torch):
+        if problem := host_problem(top, choice.python, on):
             notes.because(f"{problem.text}.")
-        pool = tuple(other for other in pool if host_problem(other, choice.python, on) is None)
+        elif choice.device == "rocm" and request.build is None:
+            notes.because(f"ROCm builds of torch newer than {build.torch} are not known to dlenv's catalog.")
     if not on.gpus or request.build is not None or request.strict_cuda:
         return
-    free = [
-        other
-        for other in pool
-        if other.cuda
-        and host_problem(other, choice.python, on) is None
-        and gpu_problem(other, without_driver(on), catalog.cuda) is None
-    ]
+    here = [other for other in pool if host_problem(other, choice.python, on) is None]
+    free = [other for other in here if other.cuda and not gpu_problem(other, without_driver(on), catalog.cuda)]
     best = newest(free)
     if best is None:
         _no_code(on, catalog, notes)
         return
-    if choice.device == "cpu" or Version(best.torch) > Version(build.torch):
+    if choice.device == "cpu" or number(best.torch) > number(build.torch):
         notes.because(f"Driver {floor(best, on, catalog)} or newer gives {best.label}; this is {_driver(on)}.")
-    installable = newest(other for other in pool if host_problem(other, choice.python, on) is None)
-    if installable and Version(installable.torch) > Version(best.torch):
+    installable = newest(here)
+    if installable and number(installable.torch) > number(best.torch):
         problem = gpu_problem(installable, without_driver(on), catalog.cuda)
         reason = problem.text if problem else f"{installable.label} is no CUDA build"
         notes.because(f"{best.torch} is the last torch with code for this machine's GPUs: {reason}.")
@@ -187,7 +194,7 @@ def _single(choice: Choice, on: Target, machine: Machine, request: Request, cata
 def _unused(choice: Choice, on: Target, machine: Machine, request: Request, notes: Notes) -> None:
     """Builds that will not use what is there, or use something dlenv can't check."""
     build = choice.build
-    if on.gpus and choice.device == "cpu":
+    if on.gpus and choice.device != "cuda":
         notes.warn(f"{build.label} leaves {describe(on.gpus)} unused.")
     if choice.device == "cpu" and build.cuda:
         notes.warn(f"{build.label} finds no GPU that it could use now, and computes on the CPU until there is one.")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
-from packaging.version import Version
 
-from dlenv.catalog.cuda import Cuda, parse
+from dlenv.catalog.cuda import Cuda, number, parse
 
 if TYPE_CHECKING:
     from dlenv.catalog.cuda import DriverSystem
@@ -39,8 +37,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     gfx: tuple[str, ...] = ()  # AMD GPUs, one of which the build has to run on
 
 
-def target(machine: Machine, system: System, gpus: tuple[Gpu, ...], facts: Cuda) -> Target:
-    """``machine`` with these GPUs chosen."""
+def target(machine: Machine, system: System, gpus: tuple[Gpu, ...], gfx: tuple[str, ...], facts: Cuda) -> Target:
+    """``machine`` with these GPUs of NVIDIA's, or one of these of AMD's, to run on."""
     windows = machine.os == "windows" or machine.wsl > 0
     driver = machine.driver if machine.driver and parse(machine.driver) else None
     supported = machine.cuda_driver if machine.cuda_driver and parse(machine.cuda_driver) else None
@@ -55,13 +53,8 @@ def target(machine: Machine, system: System, gpus: tuple[Gpu, ...], facts: Cuda)
         driver_system="windows" if windows else "linux",
         cuda_driver=supported,
         gpus=gpus,
-        gfx=amd_targets(machine),
+        gfx=gfx,
     )
-
-
-def amd_targets(machine: Machine) -> tuple[str, ...]:
-    """The LLVM targets of the AMD GPUs, as far as they are known."""
-    return tuple(match[0] for name in machine.amd_gpus if (match := re.search(r"gfx[0-9a-f]{3,4}", name)))
 
 
 def host_problem(build: Build, python: str | None, on: Target) -> Problem | None:
@@ -73,11 +66,11 @@ def host_problem(build: Build, python: str | None, on: Target) -> Problem | None
             kind="python",
             text=f"{build.label} has wheels for Python {build.python[0]} to {build.python[-1]}, not for {python}",
         )
-    if build.glibc and on.glibc and Version(on.glibc) < Version(build.glibc):
+    if build.glibc and on.glibc and number(on.glibc) < number(build.glibc):
         return Problem(kind="libc", text=f"{build.label} needs glibc {build.glibc} or newer, and this is {on.glibc}")
     if build.macos and on.macos:
-        floor = build.macos[python] if python else min(build.macos.values(), key=Version)
-        if Version(on.macos) < Version(floor):
+        floor = build.macos[python] if python else min(build.macos.values(), key=number)
+        if number(on.macos) < number(floor):
             return Problem(kind="macos", text=f"{build.label} needs macOS {floor} or newer, and this is {on.macos}")
     return None
 
@@ -100,14 +93,14 @@ def _driver_problem(build: Build, gpu: Gpu, on: Target, facts: Cuda) -> Problem 
     assert build.cuda is not None
     floor = facts.floor(build.cuda, on.driver_system, gpu.compute_capability)
     if on.driver is not None:
-        if Version(on.driver) < Version(floor):
+        if number(on.driver) < number(floor):
             return Problem(
                 kind="driver",
                 text=f"{build.label} on {gpu.name} needs driver {floor} or newer, and this is {on.driver}",
             )
     elif on.cuda_driver is None:
         return Problem(kind="driver", text=f"{build.label} needs driver {floor} or newer, and none is known here")
-    elif Version(on.cuda_driver).major < Version(build.cuda).major:
+    elif number(on.cuda_driver).major < number(build.cuda).major:
         return Problem(
             kind="driver",
             text=f"{build.label} needs a driver for CUDA {build.cuda}, and this one supports {on.cuda_driver}",
@@ -120,12 +113,12 @@ def _code_problem(build: Build, gpu: Gpu, on: Target) -> Problem | None:
 
     Under minor-version compatibility a driver can't compile PTX of a newer CUDA than its own.
     """
-    capability = Version(gpu.compute_capability or "0")
-    for code in map(Version, build.sm):
+    capability = number(gpu.compute_capability or "0")
+    for code in map(number, build.sm):
         if code.major == capability.major and code.minor <= capability.minor:
             return None
-    compiles = on.cuda_driver is not None and Version(on.cuda_driver) >= Version(build.cuda or "0")
-    if compiles and any(capability >= Version(ptx) for ptx in build.ptx):
+    compiles = on.cuda_driver is not None and number(on.cuda_driver) >= number(build.cuda or "0")
+    if compiles and any(capability >= number(ptx) for ptx in build.ptx):
         return None
     return Problem(
         kind="gpu",

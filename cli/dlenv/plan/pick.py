@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from packaging.version import Version
 
+from dlenv.catalog.cuda import number
 from dlenv.plan.devices import capability
 from dlenv.plan.fit import Target, gpu_problem, host_problem
 
@@ -34,8 +36,8 @@ def rank(choice: Choice, request: Request) -> tuple[bool, Version, Version]:
     """Higher is better: a GPU, then the newest torch; under the strict rule the highest CUDA before the torch."""
     return (
         choice.device != "cpu",
-        flavour(choice.build) if request.strict_cuda else Version("0"),
-        Version(choice.build.torch),
+        flavour(choice.build) if request.strict_cuda else number("0"),
+        number(choice.build.torch),
     )
 
 
@@ -52,41 +54,52 @@ def allowed(request: Request, catalog: Catalog) -> tuple[Build, ...]:
 
 def choose(python: str, on: Target, machine: Machine, request: Request, catalog: Catalog) -> Choice | None:
     """The best build for this Python, or None where none can be installed."""
-    pool = [build for build in allowed(request, catalog) if host_problem(build, python, on) is None]
+
+    def pool() -> Iterator[Build]:
+        return (build for build in allowed(request, catalog) if host_problem(build, python, on) is None)
+
+    def usable() -> Iterator[Build]:
+        return (build for build in pool() if gpu_problem(build, on, catalog.cuda) is None)
+
     if request.build is not None:
-        fitting = [build for build in pool if gpu_problem(build, on, catalog.cuda) is None]
-        build = newest(fitting)
+        build = newest(usable())
         return Choice(build=build, python=python, device=_device(build, on)) if build else None
     if on.gpus:
-        cuda = [build for build in pool if build.cuda and gpu_problem(build, on, catalog.cuda) is None]
+        cuda = (build for build in usable() if build.cuda)
         if build := strictest(cuda, on) if request.strict_cuda else newest(cuda):
             return Choice(build=build, python=python, device="cuda")
-    elif on.gfx and machine.rocm_driver:
-        rocm = [b for b in pool if b.build.startswith("rocm") and gpu_problem(b, on, catalog.cuda) is None]
-        if build := newest(rocm):
-            return Choice(build=build, python=python, device="rocm")
-    if build := newest(build for build in pool if build.build in _WITHOUT_DRIVER):
+    if on.gfx and machine.rocm_driver and (build := newest(b for b in usable() if b.build.startswith("rocm"))):
+        return Choice(build=build, python=python, device="rocm")
+    if build := newest(build for build in pool() if build.build in _WITHOUT_DRIVER):
         return Choice(build=build, python=python, device="mps" if build.build == "mps" else "cpu")
     return None
 
 
 def newest(builds: Iterable[Build]) -> Build | None:
-    """The newest torch; of its builds what the package index carries, else the highest CUDA or ROCm."""
-    return max(builds, key=lambda build: (Version(build.torch), build.on_package_index, flavour(build)), default=None)
+    """The newest torch; of its builds what the package index carries, else the highest CUDA or ROCm.
+
+    ``builds`` come in the catalog's order, the newest torch first, and are looked at no further than needed.
+    """
+    rest = iter(builds)
+    first = next(rest, None)
+    if first is None:
+        return None
+    same = (first, *takewhile(lambda build: build.torch == first.torch, rest))
+    return max(same, key=lambda build: (build.on_package_index, flavour(build)))
 
 
 def strictest(builds: Iterable[Build], on: Target) -> Build | None:
     """The highest CUDA not above the driver's, then the newest torch: the course's own rule."""
     if on.cuda_driver is None:
         return None
-    limit = Version(on.cuda_driver)
-    fitting = [build for build in builds if build.cuda and Version(build.cuda) <= limit]
-    return max(fitting, key=lambda build: (flavour(build), Version(build.torch)), default=None)
+    limit = number(on.cuda_driver)
+    fitting = [build for build in builds if build.cuda and number(build.cuda) <= limit]
+    return max(fitting, key=lambda build: (flavour(build), number(build.torch)), default=None)
 
 
 def flavour(build: Build) -> Version:
     """The version of CUDA or ROCm that a build is for; 0 for the others."""
-    return Version(build.cuda or (build.build.removeprefix("rocm") if build.build.startswith("rocm") else "0"))
+    return number(build.cuda or (build.build.removeprefix("rocm") if build.build.startswith("rocm") else "0"))
 
 
 def harmless(build: Build, on: Target, machine: Machine, catalog: Catalog) -> bool:

@@ -43,13 +43,15 @@ def make(machine: Machine, request: Request, catalog: Catalog) -> Plan:
     system = _system(machine)
     _check_python(request, catalog)
     gpus = devices.choose(machine, request, notes)
-    on = target(machine, system, gpus, catalog.cuda)
+    on = target(machine, system, gpus, devices.amd(machine, request), catalog.cuda)
     refuse.check_pins(request, on, catalog)
     choice = _choose(on, machine, request, catalog, notes)
     explain.explain(choice, on, machine, request, catalog, notes)
     contents = lessons.contents(choice, request, catalog, notes)
     spare = pick.fallbacks(choice, on, machine, request, catalog)
     _index(choice, spare, request, notes)
+    if not (spare or choice.build.confirmed):
+        explain.doubt(choice, on, machine, request, catalog, notes)
     return Plan(
         manager=manager,
         python=choice.python,
@@ -187,8 +189,3 @@ def _index(choice: pick.Choice, spare: tuple[Build, ...], request: Request, note
     else:
         lack = "has only wheels that would try a GPU which they have no code for"
     notes.because(f"There is no replacement if that index can't be reached: the package index {lack}.")
-    if not build.confirmed:
-        notes.warn(
-            f"{build.label} for {build.system} was announced and not seen yet; if it is missing, name an older torch "
-            f"by --torch."
-        )
