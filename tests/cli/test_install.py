@@ -1,0 +1,205 @@
+"""Where each package comes from: PyTorch from its own index and nothing else, the rest from the package index."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from http_server import Page, Server
+from wheel_index import add, wheel
+
+from dlenv.environment.record import Package, installed
+from dlenv.errors import SetupError
+from dlenv.managers import install, uv, venv
+from dlenv.managers.source import Source, Sources
+from dlenv.plan import Candidate, Plan
+
+PYTHON = "{}.{}".format(*sys.version_info)
+TORCH = Candidate(torch="2.14.1", torchvision="0.29.1", build="cu126", index="-")
+PLAN = Plan(
+    manager="uv",
+    python=PYTHON,
+    torch=TORCH,
+    packages=("d2l==0.17.6", "numpy==1.26.4"),
+    overrides=("numpy==1.26.4",),
+)
+
+
+@pytest.fixture
+def packages() -> Iterator[Server]:
+    """The package index: its own torch, and a course package that pins what can't be had."""
+    with Server() as server:
+        add(server, "torch", "2.14.1", requires=["sympy"])
+        add(server, "torchvision", "0.29.1", requires=["torch"])
+        add(server, "sympy", "1.14.0")
+        add(server, "numpy", "1.26.4")
+        add(server, "d2l", "0.17.6", requires=["numpy==1.21.5"])
+        yield server
+
+
+@pytest.fixture
+def pytorch() -> Iterator[Server]:
+    """PyTorch's index, which also has a sympy that nobody wants."""
+    with Server() as server:
+        add(server, "torch", "2.14.1+cu126", requires=["sympy"])
+        add(server, "torchvision", "0.29.1+cu126", requires=["torch"])
+        add(server, "sympy", "1.99")
+        yield server
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("base") / "env"
+    return venv.create(path, PYTHON, "env", Sources(packages=()))
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Path:
+    return venv.create(tmp_path / "env", PYTHON, "env", Sources(packages=()))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> dict[str, str]:
+    return {"UV_CACHE_DIR": str(tmp_path / "cache"), "UV_HTTP_RETRIES": "0"}
+
+
+def source(packages: Server, cache: dict[str, str], **more: object) -> Source:
+    environment = {**cache, "UV_DEFAULT_INDEX": packages.url + "/simple"}
+    return msgspec.structs.replace(Source(candidate=TORCH, environment=environment), **more)
+
+
+def versions(lock: install.Lock) -> dict[str, str]:
+    return {package.name: package.version for package in lock.packages}
+
+
+def locked(base: Path, where: Source, folder: Path, plan: Plan = PLAN, **more: list[str]) -> install.Lock:
+    folder.mkdir(exist_ok=True)
+    return install.lock(["--python", base], plan, where, folder, **more)
+
+
+def test_only_pytorch_comes_from_its_index(
+    base: Path, packages: Server, pytorch: Server, cache: dict[str, str], tmp_path: Path
+) -> None:
+    lock = locked(base, source(packages, cache, torch_index=pytorch.url + "/simple"), tmp_path / "x")
+    assert versions(lock) == {
+        "d2l": "0.17.6",
+        "numpy": "1.26.4",
+        "sympy": "1.14.0",
+        "torch": "2.14.1+cu126",
+        "torchvision": "0.29.1+cu126",
+    }
+    assert all(package.hashes for package in lock.packages)
+
+
+def test_a_flat_listing_of_wheels_does_as_well(
+    base: Path, packages: Server, pytorch: Server, cache: dict[str, str], tmp_path: Path
+) -> None:
+    links = []
+    for name, version in (("torch", "2.14.1+cu126"), ("torchvision", "0.29.1+cu126")):
+        file, content, _ = wheel(name, version, "py3-none-any")
+        pytorch.pages[f"/whl/{file}"] = Page(content)
+        links.append(f'<a href="{file}">{file}</a>')
+    pytorch.pages["/whl/"] = Page("\n".join(links).encode(), etag=None, headers={"Content-Type": "text/html"})
+    lock = locked(base, source(packages, cache, torch_index=pytorch.url + "/whl/", flat=True), tmp_path / "x")
+    assert versions(lock)["torch"] == "2.14.1+cu126"
+    assert versions(lock)["numpy"] == "1.26.4"
+
+
+def test_without_an_index_the_package_indexs_own_is_taken(
+    base: Path, packages: Server, cache: dict[str, str], tmp_path: Path
+) -> None:
+    assert versions(locked(base, source(packages, cache), tmp_path / "x"))["torch"] == "2.14.1"
+
+
+def test_the_users_project_does_not_count(
+    base: Path, packages: Server, cache: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "pyproject.toml").write_text(
+        '[project]\nname = "mine"\nversion = "1"\n[tool.uv]\noverride-dependencies = ["sympy==0.1"]\n'
+    )
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("UV_TORCH_BACKEND", "cu80")
+    monkeypatch.setenv("UV_CONSTRAINT", "nowhere.txt")
+    assert versions(locked(base, source(packages, cache), tmp_path / "x"))["sympy"] == "1.14.0"
+
+
+def test_constraints_bind_what_is_needed_anyway(
+    base: Path, packages: Server, cache: dict[str, str], tmp_path: Path
+) -> None:
+    add(packages, "rich", "1.0")
+    add(packages, "sympy", "1.14.0")
+    lock = locked(
+        base, source(packages, cache), tmp_path / "x", requirements=["rich"], constraints=["rich==1.0", "click==1.0"]
+    )
+    assert versions(lock)["rich"] == "1.0"
+    assert "click" not in versions(lock)
+
+
+def test_what_was_locked_is_installed(
+    python: Path, packages: Server, pytorch: Server, cache: dict[str, str], tmp_path: Path
+) -> None:
+    where = source(packages, cache, torch_index=pytorch.url + "/simple")
+    lock = locked(python, where, tmp_path / "x")
+    install.install(python, lock.packages, where, tmp_path / "x")
+    assert installed(tmp_path / "env") == versions(lock)
+
+
+def test_a_file_that_was_exchanged_is_refused(
+    python: Path, packages: Server, pytorch: Server, cache: dict[str, str], tmp_path: Path
+) -> None:
+    where = source(packages, cache, torch_index=pytorch.url + "/simple")
+    lock = locked(python, where, tmp_path / "x")
+    file, _, _ = wheel("numpy", "1.26.4", "py3-none-any")
+    _, evil, _ = wheel("numpy", "1.26.4", "py3-none-any", requires=["evil"])
+    packages.pages[f"/files/{file}"] = Page(evil)
+    with pytest.raises(uv.Failed, match=r"(?i)hash mismatch.*numpy"):
+        install.install(python, lock.packages, where, tmp_path / "x")
+    assert installed(tmp_path / "env") == {}
+
+
+def test_without_any_hash_the_rest_is_still_checked(
+    python: Path, packages: Server, cache: dict[str, str], tmp_path: Path
+) -> None:
+    where = source(packages, cache)
+    wrong = Package(name="numpy", version="1.26.4", hashes=("sha256:" + "0" * 64,))
+    bare = Package(name="sympy", version="1.14.0")
+    with pytest.raises(uv.Failed, match=r"(?i)hash mismatch"):
+        install.install(python, [wrong, bare], where, tmp_path)
+    install.install(python, [bare], where, tmp_path)
+    assert installed(tmp_path / "env") == {"sympy": "1.14.0"}
+
+
+def test_source_distributions_are_not_built(
+    base: Path, packages: Server, cache: dict[str, str], tmp_path: Path
+) -> None:
+    packages.pages["/files/old-1.0.tar.gz"] = Page(b"")
+    link = b'<a href="/files/old-1.0.tar.gz">old-1.0.tar.gz</a>'
+    packages.pages["/simple/old/"] = Page(link, etag=None, headers={"Content-Type": "text/html"})
+    with pytest.raises(uv.Failed, match="old"):
+        locked(base, source(packages, cache), tmp_path / "x", requirements=["old"])
+
+
+def test_a_package_that_is_not_there_is_named(
+    base: Path, packages: Server, cache: dict[str, str], tmp_path: Path
+) -> None:
+    with pytest.raises(uv.Failed, match="nowhere-to-be-found"):
+        locked(base, source(packages, cache), tmp_path / "x", requirements=["nowhere-to-be-found"])
+
+
+def test_no_python_of_that_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    monkeypatch.setenv("UV_PYTHON_INSTALL_DIR", str(tmp_path))
+    with pytest.raises(SetupError, match=r"no Python 3\.7.*offline.*--python"):
+        venv.create(tmp_path / "env", "3.7", "env", Sources(packages=(), python=()))
+
+
+def test_the_python_of_an_environment_is_the_one_that_was_asked_for(python: Path) -> None:
+    said = subprocess.run([python, "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True, check=True)
+    assert Path(said.stdout.strip()) == python.parents[1]
