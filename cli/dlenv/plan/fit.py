@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 Obstacle = Literal["system", "python", "libc", "macos", "driver", "gpu"]
 
 
+# The first torch whose wheels take numpy 2: pytorch/pytorch#132179; on Windows 2.4.1 (#128860, #135013).
+_NUMPY_2: dict[str, str] = {"windows-x86_64": "2.4.1"}
+_NUMPY_2_ELSEWHERE = "2.3.0"
+
+
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """Why a build can't run: of what kind, in words, and what would help."""
 
@@ -124,3 +129,8 @@ def _code_problem(build: Build, gpu: Gpu, on: Target) -> Problem | None:
         kind="gpu",
         text=f"{build.label} has no code for {gpu.name} (compute capability {gpu.compute_capability})",
     )
+
+
+def needs_numpy_1(build: Build) -> bool:
+    """Whether this torch was built for numpy 1 and fails beside numpy 2, which it does not declare."""
+    return number(build.torch) < number(_NUMPY_2.get(build.system, _NUMPY_2_ELSEWHERE))

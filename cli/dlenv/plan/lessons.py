@@ -9,6 +9,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import Version
 
 from dlenv.errors import UsageError
+from dlenv.plan.fit import needs_numpy_1
 from dlenv.plan.model import Course
 
 if TYPE_CHECKING:
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
     from dlenv.plan.model import Edition, Request
     from dlenv.plan.notes import Notes
     from dlenv.plan.pick import Choice
-
-# The first torch whose wheels take numpy 2: pytorch/pytorch#132179; on Windows 2.4.1 (#128860, #135013).
-_NUMPY_2 = {"windows-x86_64": "2.4.1"}
-_NUMPY_2_ELSEWHERE = "2.3.0"
 
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,8 +88,7 @@ def announce(recipe: Recipe, stack: Stack, on_cpu: bool, python: str, notes: Not
 def _numpy(choice: Choice, packages: tuple[str, ...], notes: Notes) -> tuple[str, ...]:
     """torch declares no numpy: old ones need numpy 1, which has to be said."""
     build = choice.build
-    first = _NUMPY_2.get(build.system, _NUMPY_2_ELSEWHERE)
-    if Version(build.torch) >= Version(first) or any(_name(package) == "numpy" for package in packages):
+    if not needs_numpy_1(build) or any(_name(package) == "numpy" for package in packages):
         return packages
     notes.warn(f"torch {build.torch} was built for numpy 1; numpy 2 and packages that need it can't be used beside it.")
     return (*packages, "numpy<2")

@@ -11,7 +11,7 @@ from packaging.version import Version
 
 from dlenv.catalog.cuda import number
 from dlenv.plan.devices import capability
-from dlenv.plan.fit import Target, gpu_problem, host_problem
+from dlenv.plan.fit import Target, gpu_problem, host_problem, needs_numpy_1
 
 if TYPE_CHECKING:
     from dlenv.catalog.contents import Catalog
@@ -133,6 +133,8 @@ def fallbacks(choice: Choice, on: Target, machine: Machine, request: Request, ca
         pool = [build for build in pool if harmless(build, on, machine, catalog)]
     else:
         pool = [build for build in pool if build.cuda and gpu_problem(build, on, catalog.cuda) is None and on.gpus]
+    if request.course is None and not needs_numpy_1(choice.build):  # nothing else would hold numpy back
+        pool = [build for build in pool if not needs_numpy_1(build)]
     if request.build is not None:
         pool = [build for build in pool if build.build == request.build]
     build = newest(pool)
