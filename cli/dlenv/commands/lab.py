@@ -29,7 +29,7 @@ def command(
     from dlenv.notebooks import kernel, lab, run
 
     env = env or kernel.active()
-    folder = notebooks or run.folder(env)
+    folder = notebooks or run.default(env)
     words, variables = lab.command(env, folder, browser=not no_browser, port=port, arguments=arguments)
     say(f"JupyterLab in {folder}: {kernel.describe(env, kernel.stable(env).name)}")
     return lab.start(words, variables)

@@ -46,7 +46,7 @@ def command(
     from dlenv.notebooks import kernel, run
 
     env = env or kernel.active()
-    root = notebooks or run.folder(env)
+    root = notebooks or run.default(env)
     chosen = run.select(root, chapters)
     outcomes = []
     for outcome in run.run(env, root, chosen, time_limit, keep):

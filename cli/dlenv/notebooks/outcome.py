@@ -73,6 +73,7 @@ def classify(result: dict[str, Any]) -> tuple[Kind, str]:
     # Libraries wrap what urllib, requests or the socket said: look at the whole traceback for that.
     if name in _NETWORK or _DOWNLOAD.search(error) or _DOWNLOAD.search(traceback):
         return "network", line
-    if _GPU.search(error):
+    # The course takes the second of d2l.try_all_gpus() without looking.
+    if _GPU.search(error) or (name == "IndexError" and "gpu" in traceback):
         return "gpu", line
     return "error", line

@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dlenv.catalog.courses import courses
 from dlenv.environment.layout import executable
 from dlenv.environment.record import Record
 from dlenv.errors import DataError, NoEnvironment, UsageError
-from dlenv.notebooks import kernel, runner
+from dlenv.notebooks import folder, kernel, runner
 from dlenv.notebooks.outcome import Outcome, classify
 from dlenv.probe import process
 
@@ -25,21 +24,10 @@ _NAME = "dlenv-run"
 _GRACE_S = 60
 
 
-def folder(env: Path) -> Path:
-    """The folder of notebooks where none is named: the one of the course of ``env`` in this directory.
-
-    Raises ``UsageError`` where there is none, or more than one that it could be.
-    """
+def default(env: Path) -> Path:
+    """The folder of notebooks where none is named: here, of the course of ``env``; raises ``UsageError``."""
     record = Record.read(env)
-    editions = [record.plan.course.edition] if record and record.plan.course else list(courses())
-    names = [Path(f"d2l-{edition}") for edition in editions]
-    there = [path for path in names if path.is_dir()]
-    if not there:
-        here = " and no ".join(str(path) for path in names)
-        raise UsageError(f"there is no {here} here; get it by: dlenv notebooks fetch, or name another by --notebooks")
-    if len(there) > 1:
-        raise UsageError(f"both {' and '.join(map(str, there))} are here; name one by --notebooks")
-    return there[0]
+    return folder.find(edition=record.plan.course.edition if record and record.plan.course else None)[0]
 
 
 def find(root: Path) -> dict[str, Path]:
@@ -94,8 +82,8 @@ def run(env: Path, root: Path, notebooks: dict[str, Path], limit: float, keep: P
     if keep and keep.resolve().is_relative_to(root.resolve()):
         raise UsageError(f"--keep {keep} lies in the folder of notebooks {root}; name one outside it")
     check(env)
-    with tempfile.TemporaryDirectory(prefix="dlenv-run-", ignore_cleanup_errors=True) as folder:
-        scratch = Path(folder)
+    with tempfile.TemporaryDirectory(prefix="dlenv-run-", ignore_cleanup_errors=True) as temporary:
+        scratch = Path(temporary)
         spec = kernel.specification(executable(kernel.stable(env)), "dlenv run")
         kernel.write(scratch / "kernels" / _NAME / "kernel.json", spec)
         for name, path in notebooks.items():
