@@ -158,7 +158,7 @@ def test_nothing_answers(lay) -> None:  # type: ignore[no-untyped-def]
     choice = choose("pypi")
     assert [mirror.name for mirror in choice.mirrors] == ["official"]
     assert not choice.reachable
-    assert "nothing answered" in choice.notes[0]
+    assert "nothing answers" in choice.notes[0]
 
 
 def test_a_half_read_page_still_measures(server: Server, lay) -> None:  # type: ignore[no-untyped-def]

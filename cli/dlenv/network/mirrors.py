@@ -91,6 +91,10 @@ def choose(
     order, why = _order(known, probes)
     if asked := [mirror for mirror in order if mirror.name == wanted]:
         order, why = asked + [mirror for mirror in order if mirror.name != wanted], "as asked for"
+    if not any(probe.reachable for probe in probes):
+        failures = "; ".join(f"{probe.mirror.name}: {probe.why}" for probe in probes)
+        notes.append(f"{title}: nothing answers ({failures})")
+        return Choice(mirrors=tuple(order), probes=tuple(probes), notes=tuple(notes))
     notes.append(f"{title}: {order[0].name} ({public(order[0].url)}), {why}")
     # Mirrors that nobody asked for and nobody needs are no news.
     quiet = wanted == "auto" and order[0].official and _serves(order[0], probes)
@@ -113,7 +117,7 @@ def _order(known: Sequence[Mirror], probes: Sequence[Probe]) -> tuple[list[Mirro
     last = [mirror for mirror in known if mirror.official]
     others = [p.mirror for p in fast if not p.mirror.official]
     if not fast:
-        return last or list(known), f"although nothing answered: {probes[0].why}"
+        return last or list(known), "the last resort"
     if official and (_good(official) or fast[0].speed <= _FASTER * official.speed):
         return [official.mirror, *others], f"the official place, {_figures(official)}"
     if not others:
