@@ -176,7 +176,7 @@ def test_a_package_that_can_not_be_added(index: Index, tmp_path: Path, monkeypat
     (problem,) = outcome.problems
     assert problem.startswith("nbclient can't be added without changing what is installed (")
     assert "numpy" in problem
-    assert problem.endswith(f"at your own risk: {python} -m pip install 'nbclient'")
+    assert problem.endswith(f"at your own risk: {python} -m pip install 'nbclient>=0.10,<1'")
     assert not outcome.to_json()["ok"]
 
     index.add("nbclient", "0.10.1")

@@ -82,7 +82,7 @@ def apply(options: Options, machine: Machine, plan: Plan, python: Path = Path(sy
         if failures := _install(python, ["--no-deps", course], attempts):
             raise SetupError(f"{course} could not be installed: {failures}")
     if missing := _missing(plan, before.packages):
-        say(f"Adding {', '.join(missing)}, and changing nothing for it")
+        say(f"Adding {', '.join(lines[0] for lines in missing)}, and changing nothing for it")
         problems = _add(python, missing, list(_pins(before.packages, leave_out=course)), attempts)
     after = _look(python)
     undo = _undo(python, before.packages, after.packages)
@@ -152,12 +152,16 @@ def _course(plan: Plan, packages: Mapping[str, str]) -> str | None:
     return plan.course.package
 
 
-def _missing(plan: Plan, packages: Mapping[str, str]) -> list[str]:
-    """Requirements on what else is missing: of the course any version, since its pins are proven only together."""
+def _missing(plan: Plan, packages: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """What else is missing, each as requirements of which the first that fits is taken.
+
+    Of the course's packages the version that its notebooks are proven with, else any: another one may do as well
+    beside packages that are not those it was proven with.
+    """
     wanted = [line for line in own.requirements(plan.extras) if not _meets(packages, line)] if plan.extras else []
-    stated = {_name(line) for line in wanted}
-    free = [_free(line) for line in _stack(plan) if _name(line) not in packages and _name(line) not in stated]
-    return [*free, *wanted]
+    known = {*packages, *map(_name, wanted)}
+    of_course = [(line, _free(line)) for line in _stack(plan) if _name(line) not in known]
+    return [*of_course, *((line,) for line in wanted)]
 
 
 def _free(line: str) -> str:
@@ -210,20 +214,28 @@ def _distinct(attempts: Sequence[Source]) -> Iterator[Source]:
             yield source
 
 
-def _add(python: Path, missing: Sequence[str], pins: Sequence[str], attempts: Sequence[Source]) -> list[str]:
+def _add(
+    python: Path, missing: Sequence[tuple[str, ...]], pins: Sequence[str], attempts: Sequence[Source]
+) -> list[str]:
     """Add what can be had beside ``pins``, together or else one by one; what can't, with the reason."""
+    problems = []
     with tempfile.TemporaryDirectory(prefix="dlenv-") as scratch:
         constraints = Path(scratch, "installed.txt")
         constraints.write_text("\n".join(pins) + "\n", encoding="utf-8")
         beside = ["--constraint", str(constraints)]
-        if _install(python, [*beside, *missing], attempts) is None:
+        if _install(python, [*beside, *(lines[0] for lines in missing)], attempts) is None:
             return []
-        return [
-            f"{line} can't be added without changing what is installed ({failures}); "
-            f"at your own risk: {python} -m pip install '{line}'"
-            for line in missing
-            if (failures := _install(python, [*beside, line], attempts))
-        ]
+        for lines in missing:
+            for line in lines:
+                failures = _install(python, [*beside, line], attempts)
+                if failures is None:
+                    break
+            else:
+                problems.append(
+                    f"{lines[-1]} can't be added without changing what is installed ({failures}); "
+                    f"at your own risk: {python} -m pip install '{lines[0]}'"
+                )
+    return problems
 
 
 def _install(python: Path, words: Sequence[str], attempts: Sequence[Source]) -> str | None:
