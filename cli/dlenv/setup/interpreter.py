@@ -18,17 +18,18 @@ from dlenv.network.progress import DownloadProgress
 from dlenv.setup.offline import PYTHON, File
 from dlenv.setup.targets import Target
 
-# What UV_PYTHON_INSTALL_MIRROR replaces, and where uv falls back to (documentation of uv, settings,
-# python-install-mirror).
-_OFFICIAL = "https://github.com/astral-sh/python-build-standalone/releases/download"
-_BELOW = "/releases/download/"
+# What UV_PYTHON_INSTALL_MIRROR replaces (documentation of uv, settings, python-install-mirror).
+_GITHUB = "https://github.com/astral-sh/python-build-standalone/releases/download"
+# Where uv itself looks first: uv python list --only-downloads --show-urls, uv 0.13.9.
+_ASTRAL = "https://releases.astral.sh/github/python-build-standalone/releases/download"
+_MIRROR = "UV_PYTHON_INSTALL_MIRROR"
 _SUMS = "SHA256SUMS"  # of every file of a release, beside them
 
 
 class _Download(msgspec.Struct, frozen=True, kw_only=True):
     """A row of ``uv python list --output-format json``."""
 
-    url: str | None
+    url: str = ""
     os: str
     arch: str
     libc: str
@@ -44,10 +45,9 @@ def fetched(target: Target, mirrors: Sequence[Mapping[str, str]], folder: Path, 
     gives it, ``SetupError`` where there is none for this machine.
     """
     download = _find(target)
-    assert download.url is not None
-    path = download.url.partition(_BELOW)[2]
-    bases = [value for mirror in mirrors if (value := {**os.environ, **mirror}.get("UV_PYTHON_INSTALL_MIRROR"))]
-    bases = list(dict.fromkeys([*bases, download.url.removesuffix(path), _OFFICIAL]))
+    path = download.url.removeprefix(f"{_GITHUB}/")
+    bases = [value for mirror in mirrors if (value := {**os.environ, **mirror}.get(_MIRROR))]
+    bases = list(dict.fromkeys([*bases, _ASTRAL, _GITHUB]))
     urls = [f"{base.rstrip('/')}/{path}" for base in bases]
     place = folder / PYTHON / unquote(path)
     sha256 = _sum([f"{url.rpartition('/')[0]}/{_SUMS}" for url in urls], place.name)
@@ -63,12 +63,14 @@ def fetched(target: Target, mirrors: Sequence[Mapping[str, str]], folder: Path, 
 def _find(target: Target) -> _Download:
     words = ["python", "list", target.python, "--only-downloads", "--all-platforms", "--all-arches"]
     try:
-        rows = msgspec.json.decode(uv.run([*words, "--output-format", "json"]), type=list[_Download])
+        # The addresses are printed with the mirror's in the place of the publisher's.
+        output = uv.run([*words, "--output-format", "json"], {_MIRROR: _GITHUB})
+        rows = msgspec.json.decode(output, type=list[_Download])
     except uv.Failed as error:
         raise SetupError(f"uv does not say which Pythons there are: {error}") from None
     for row in rows:
         same = (row.os, row.arch, row.libc) == target.interpreter
-        if same and row.url and _BELOW in row.url and (row.implementation, row.variant) == ("cpython", "default"):
+        if same and row.url.startswith(_GITHUB) and (row.implementation, row.variant) == ("cpython", "default"):
             return row
     raise SetupError(f"uv knows no Python {target.python} for {target.platform}")
 
