@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,17 @@ def test_a_plan_for_people_gives_reasons(run: Run, with_gpus: Gpus) -> None:
     assert "NVIDIA GeForce GTX 1080 Ti, compute capability 6.1, 11,264 MiB" in result.stdout
     assert "torch 2.14.1 (cu126)" in result.stdout
     assert "Why:" in result.stdout
+
+
+@pytest.mark.parametrize("variable", ["COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"])
+def test_on_colab_and_kaggle_what_is_there_stays(run: Run, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "release-colab_20260819")
+    result = run("setup", "--dry-run", "--json", "--course", "en")
+    assert result.code == 0, result.stderr
+    plan = json.loads(result.stdout)["plan"]
+    assert plan["manager"] == "colab"
+    assert plan["torch"]["version"] == version("torch").partition("+")[0]
+    assert plan["packages"] == [courses()["en"].package]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
@@ -24,7 +25,11 @@ def planned(options: Options) -> tuple[Machine, Plan]:
         if options.offline:
             offline.check_machine(options.offline, options.record.machine, machine)
         return machine, _again(options.record, machine)
-    return machine, make(machine, options.request, catalog.load())
+    request = options.request
+    if (machine.colab or machine.kaggle) and not options.machine_file:
+        there = {f"installed_{name}": _version(name) for name in ("torch", "torchvision")}
+        request = msgspec.structs.replace(request, **there)
+    return machine, make(machine, request, catalog.load())
 
 
 def is_ready(options: Options, plan: Plan) -> bool:
@@ -51,6 +56,14 @@ def persist_mirror(options: Options) -> list[str]:
 
     mirror = choose("pypi", options.mirror).mirrors[0]
     return persist(mirror) or [f"{mirror.name} ({mirror.url}) is what uv and pip use already: nothing was written"]
+
+
+def _version(name: str) -> str | None:
+    """The version of a package in the Python that runs dlenv, which on Colab and Kaggle is the notebooks' own."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _described(file: Path) -> Machine:
