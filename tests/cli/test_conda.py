@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import conda_channel
+import psutil
 import pytest
 from conda_channel import VERSION
 from http_server import Page, Server
@@ -125,6 +126,16 @@ def test_a_damaged_package_is_not_installed(damage: str, channel: Server, tmp_pa
     assert not (tmp_path / "env").exists()
 
 
+CREATE = """
+import signal, sys
+from pathlib import Path
+from dlenv.managers import conda
+from dlenv.managers.source import Sources
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+conda.create(Path(sys.argv[1]), sys.argv[2], "env", Sources(packages=(), conda=(sys.argv[3],)))
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(number: signal.Signals, channel: Server, tmp_path: Path) -> None:
     """Nothing is left that looks like an environment: the pipeline removes the folder, or its next run."""
@@ -132,13 +143,9 @@ def test_interrupted(number: signal.Signals, channel: Server, tmp_path: Path) ->
     path = home.new()
     package = next(path for path in channel.pages if "/python-" in path)
     channel.pages[package] = Page(channel.pages[package].content, pause=0.2)
-    code = (
-        "import signal, sys; from pathlib import Path\n"
-        "from dlenv.managers import conda; from dlenv.managers.source import Sources\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
-        "conda.create(Path(sys.argv[1]), sys.argv[2], 'env', Sources(packages=(), conda=(sys.argv[3],)))\n"
+    child = subprocess.Popen(
+        [sys.executable, "-c", CREATE, path, VERSION, channel.url], stderr=subprocess.PIPE, text=True
     )
-    child = subprocess.Popen([sys.executable, "-c", code, path, VERSION, channel.url], stderr=subprocess.PIPE)
     with child:
         deadline = time.monotonic() + 30
         while not any(request.path == package for request in channel.requests):
@@ -227,3 +234,18 @@ def test_a_program_that_makes_nothing(stub: Stub, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("MAMBA_EXE", str(path))
     with pytest.raises(SetupError, match="is not a Python environment"):
         conda.create(tmp_path / "env", "3.11", "env", sources("https://conda.example/conda-forge"))
+
+
+def test_an_interruption_ends_the_program(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, started = stub("conda"), tmp_path / "pid"
+    path.write_text(f"#!/bin/sh\necho $$ > {shlex.quote(str(started))}\nexec /bin/sleep 60\n")
+    monkeypatch.setenv("CONDA_EXE", str(path))
+    with subprocess.Popen([sys.executable, "-c", CREATE, tmp_path / "env", "3.11", DEAD]) as child:
+        deadline = time.monotonic() + 30
+        while not (started.exists() and started.read_text().endswith("\n")):
+            assert child.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(20) == 143
+    assert not psutil.pid_exists(int(started.read_text()))

@@ -11,7 +11,7 @@ None of the three programs could be run where this was written. Their command li
 - mamba 1 takes conda's command line; mamba 2 and micromamba are one program
   (https://mamba.readthedocs.io/en/latest/user_guide/micromamba.html; options in mamba-org/mamba 03564bf,
   micromamba/src/common_options.cpp): the same words, but no ``--no-default-packages``, which is for conda alone.
-  ``--override-channels`` is obeyed from micromamba 0.5.3 on (mamba-org/mamba#521).
+  ``--override-channels`` is known from micromamba 0.5.3 on, at first without effect (mamba-org/mamba#521, #1773).
 - ``--root-prefix`` is not given: it is where micromamba keeps its cache, by MAMBA_ROOT_PREFIX or its default, and with
   ``--prefix`` none has to exist. ``--no-rc`` and ``--no-env`` neither: proxies and certificates are set there.
 """
