@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Run
+from test_layout import make
 
 from dlenv.catalog.courses import courses
 from dlenv.environment.layout import Home
@@ -158,8 +159,6 @@ def test_where_nothing_can_be_written_is_said(run: Run) -> None:
 
 
 def test_the_record_of_another_system_is_refused(run: Run, tmp_path: Path) -> None:
-    from test_layout import make
-
     env = make(tmp_path / "env")
     data = json.loads((env / "dlenv-environment.json").read_text())
     data["machine"]["os"] = "windows"
@@ -168,6 +167,22 @@ def test_the_record_of_another_system_is_refused(run: Run, tmp_path: Path) -> No
     result = run("setup", "--from", file, "--dry-run")
     assert result.code == 2
     assert "windows on x86_64" in result.stderr
+
+
+def test_what_an_environment_was_asked_for_holds(run: Run, tmp_path: Path) -> None:
+    env = make(tmp_path / "env")
+    file = env / "dlenv-environment.json"
+    data = json.loads(file.read_text())
+    data["request"] |= {"course": None, "extras": ["serve"], "python": "3.12", "torch": "2.14.1"}
+    file.write_text(json.dumps(data))
+    again = json.loads(run("setup", "--dry-run", "--json", "--env", env).stdout)["plan"]
+    assert (again["course"], again["extras"], again["python"]) == (None, ["serve"], "3.12")
+    assert again["torch"]["version"] == "2.14.1"
+    other = json.loads(run("setup", "--dry-run", "--json", "--env", env, "--torch", "auto", "--course", "zh").stdout)[
+        "plan"
+    ]
+    assert (other["course"]["edition"], other["extras"], other["python"]) == ("zh", ["serve"], "3.12")
+    assert other["torch"]["version"] != "2.14.1"
 
 
 def test_help_names_every_option(run: Run) -> None:

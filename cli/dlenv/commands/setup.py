@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, cast
 
 import click
+from click.core import ParameterSource
 
 from dlenv.console import print_json, say
 from dlenv.errors import UsageError
@@ -36,7 +37,9 @@ _BUILD = re.compile(r"cpu|mps|xpu|cu\d{2,3}|rocm\d+(\.\d+)*")
     multiple=True,
     help="GPUs that it must run on, as nvidia-smi counts them; or none.  [default: all]",
 )
-@click.option("--strict-cuda", is_flag=True, help="The highest CUDA not above the driver's, then its newest PyTorch.")
+@click.option(
+    "--strict-cuda/--no-strict-cuda", help="The highest CUDA not above the driver's, then its newest PyTorch."
+)
 @click.option(
     "--course",
     type=click.Choice(["zh", "en", "none"]),
@@ -73,7 +76,8 @@ def command(**given: Any) -> int:
     """Look at this machine, plan the newest PyTorch that it can really run, build the environment and prove it.
 
     The environment is built beside the old one and takes its place when it is proven to work; a setup that fails or is
-    interrupted leaves the old one as it was. Running it again changes nothing.
+    interrupted leaves the old one as it was. Running it again changes nothing, and what an environment was asked for
+    holds until you name something else.
     """
     from dlenv.setup import run, show
 
@@ -110,6 +114,9 @@ def command(**given: Any) -> int:
 
 
 def _options(given: dict[str, Any]) -> Any:
+    import msgspec
+
+    from dlenv.environment.layout import Home
     from dlenv.environment.record import Record
     from dlenv.plan import Request
     from dlenv.setup.model import Options
@@ -131,12 +138,11 @@ def _options(given: dict[str, Any]) -> Any:
         course=None if course == "none" else cast("Any", course),
         extras=tuple(sorted(set(given["extras"]))),
     )
-    if given["offline"]:
-        from dlenv.setup import offline
-
-        record: Record | None = offline.record(given["offline"], given)
-    else:
-        record = Record.load(given["record"]) if given["record"] else None
+    if old := Home(given["env"]).record():
+        # What the environment was asked for holds, until another wish is named.
+        kept = {field: getattr(old.request, field) for field in request.__struct_fields__ if not _is_given(field)}
+        request = msgspec.structs.replace(request, **kept)
+    record = Record.load(given["record"]) if given["record"] else None
     return Options(
         env=given["env"],
         request=record.request if record else request,
@@ -147,6 +153,11 @@ def _options(given: dict[str, Any]) -> Any:
         offline=given["offline"],
         machine_file=given["machine_file"],
     )
+
+
+def _is_given(field: str) -> bool:
+    source = click.get_current_context().get_parameter_source(field)
+    return source not in (None, ParameterSource.DEFAULT)
 
 
 def _checked(option: str, value: str | None, pattern: re.Pattern[str], example: str) -> str | None:

@@ -44,7 +44,8 @@ def _take(step: Step) -> str | None:
         words = list(step.words)
         if words[0] == "uv":
             words[0] = uv.program()
-        done = subprocess.run(words, env=environment, stdin=subprocess.DEVNULL, check=False)
+        # Its talk goes where ours goes: standard output is for the result.
+        done = subprocess.run(words, env=environment, stdin=subprocess.DEVNULL, stdout=2, check=False)
     except OSError as error:
         return error.strerror or str(error)
     return None if done.returncode == 0 else f"exit code {done.returncode}"

@@ -13,7 +13,7 @@ from dlenv.doctor.facts import Facts
 from dlenv.doctor.model import Repair, Step
 from dlenv.plan.model import Candidate, Edition
 
-__all__ = ["edition", "install", "pinned", "python_minor", "remove", "run_python", "stack", "torch"]
+__all__ = ["edition", "install", "newer", "pinned", "python_minor", "remove", "run_python", "stack", "torch"]
 
 # The names under which packages are imported, where they are not those under which they are installed.
 _DISTRIBUTIONS = {"PIL": "pillow", "IPython": "ipython", "mpl_toolkits": "matplotlib", "google": "protobuf"}
@@ -32,6 +32,11 @@ def install(facts: Facts, *requirements: str, again: tuple[str, ...] = (), words
     target = ("--python", str(facts.target.python))
     repair = Repair.of((_uv(), "pip", "install", *target, *words, *reinstall, *requirements))
     return repair if facts.target.env is not None else str(repair)
+
+
+def newer(*packages: str) -> tuple[str, ...]:
+    """Options by which uv takes the newest of these packages, and leaves all others."""
+    return tuple(word for name in packages for word in ("--upgrade-package", name))
 
 
 def torch(facts: Facts) -> Repair | str:

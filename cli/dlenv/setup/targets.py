@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 import msgspec
 from packaging import tags
@@ -33,13 +34,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     def best(self, names: Iterable[str]) -> str | None:
         """The wheel among these file names that fits best, or None where none runs there."""
-        major, minor = (int(part) for part in self.python.split("."))
-        abi = f"cp{major}{minor}"
-        order = [
-            *tags.cpython_tags((major, minor), [abi], self.platforms),
-            *tags.compatible_tags((major, minor), abi, self.platforms),
-        ]
-        rank = {tag: place for place, tag in enumerate(order)}
+        rank = _rank(self.python, self.platforms)
         fitting = [place for name in names if (place := _place(name, rank)) is not None]
         return min(fitting)[-1] if fitting else None
 
@@ -104,6 +99,18 @@ def _linux(arch: str, glibc: int, python: str) -> Target:
         interpreter=("linux", arch, "gnu"),
         platforms=(*platforms, f"linux_{arch}"),
     )
+
+
+@cache
+def _rank(python: str, platforms: tuple[str, ...]) -> Mapping[Tag, int]:
+    """The tags of wheels that run there, and how well each fits: the lower, the better."""
+    major, minor = (int(part) for part in python.split("."))
+    abi = f"cp{major}{minor}"
+    order = [
+        *tags.cpython_tags((major, minor), [abi], platforms),
+        *tags.compatible_tags((major, minor), abi, platforms),
+    ]
+    return {tag: place for place, tag in enumerate(order)}
 
 
 def _place(name: str, rank: Mapping[Tag, int]) -> tuple[int, int, str] | None:

@@ -91,7 +91,7 @@ def numpy_abi(facts: Facts) -> Verdict:
         if remedy.python_minor(facts) in ("3.9", "3.10", "3.11", "3.12"):
             return fail(text, remedy.install(facts, "numpy<2"))
         packages = [stage.name for stage in bad if stage.name in ("pandas", "matplotlib", "torchvision")]
-        return fail(text, remedy.install(facts, *packages, words=("--upgrade",)))
+        return fail(text, remedy.install(facts, *packages, words=remedy.newer(*packages)))
     packages = [stage.name for stage in bad if stage.name in ("pandas", "matplotlib")]
     pins = remedy.pinned(facts, tuple(packages))
     return fail(text, remedy.install(facts, *pins, "numpy<2", again=tuple(packages)))
@@ -112,8 +112,8 @@ def inline(facts: Facts) -> Verdict:
     if missing and missing != "matplotlib":
         return fail(text, remedy.install(facts, *remedy.pinned(facts, (missing,))))
     # 3.7.5 is what the course is proven with; 0.2.2 goes with it.
-    pins = remedy.pinned(facts, ("matplotlib", "matplotlib-inline"))
-    return fail(text, remedy.install(facts, *pins, words=("--upgrade",)))
+    packages = ("matplotlib", "matplotlib-inline")
+    return fail(text, remedy.install(facts, *remedy.pinned(facts, packages), words=remedy.newer(*packages)))
 
 
 def _broken(facts: Facts, name: str) -> bool:
