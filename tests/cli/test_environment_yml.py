@@ -82,7 +82,6 @@ def test_the_three_say_the_same() -> None:
         ("nbformat>=5.10,<6", "nbformat>=5.10,<7"),
         ("      - scipy==1.15.3\n", ""),
         (".[serve]", ".[serving]"),
-        (".[serve]", ".[serve,train]"),  # it needs a newer Matplotlib than the course
         ("install --no-deps d2l==0.17.6", "install --no-deps d2l==0.17.5"),
         ("      - nbformat>=5.10,<6\n", "      - nbformat>=5.10,<6\n      - d2l==0.17.6\n"),
         ("name: dlenv", "name: d2l"),
