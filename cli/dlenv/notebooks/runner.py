@@ -36,8 +36,21 @@ def _end_with_parent() -> None:
 
 def execute(job: dict[str, Any]) -> dict[str, Any]:
     """Run the notebook of ``job`` and return its result; writes the executed notebook."""
-    # They are the environment's, not dlenv's.
-    import nbformat  # type: ignore[import-not-found, unused-ignore]
+    import nbformat  # type: ignore[import-not-found, unused-ignore]  # the environment's, not dlenv's
+
+    notebook = nbformat.read(job["notebook"], as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in code:
+        cell.source, cell.outputs, cell.execution_count = without_installs(cell.source), [], None
+    result = {"status": "ran", "cells": len(code), "cell": None, "error": "", "traceback": ""}
+    if code:  # a notebook of text alone needs no kernel
+        result |= _run_cells(notebook, code, job)
+    nbformat.write(notebook, job["executed"])
+    return result
+
+
+def _run_cells(notebook: Any, code: list[Any], job: dict[str, Any]) -> dict[str, Any]:
+    """Run the cells in a kernel; returns what of the result is other than for a notebook that ran."""
     from nbclient import NotebookClient  # type: ignore[import-not-found, unused-ignore]
     from nbclient.exceptions import (  # type: ignore[import-not-found, unused-ignore]
         CellExecutionError,
@@ -45,11 +58,6 @@ def execute(job: dict[str, Any]) -> dict[str, Any]:
         DeadKernelError,
     )
 
-    notebook = nbformat.read(job["notebook"], as_version=4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for cell in code:
-        cell.source, cell.outputs, cell.execution_count = without_installs(cell.source), [], None
-    result: dict[str, Any] = {"status": "ran", "cells": len(code), "cell": None, "error": "", "traceback": ""}
     deadline = time.monotonic() + job["limit"]
     running: list[Any] = []
     client = NotebookClient(
@@ -61,18 +69,17 @@ def execute(job: dict[str, Any]) -> dict[str, Any]:
         on_cell_start=lambda cell, **_: running.append(cell),
     )
     try:
-        if code:
-            client.execute()
+        client.execute()
     except CellExecutionError as error:
-        result.update(status="failed", error=f"{error.ename}: {error.evalue}", traceback=_plain(error.traceback))
+        failure = {"status": "failed", "error": f"{error.ename}: {error.evalue}", "traceback": _plain(error.traceback)}
     except CellTimeoutError:
-        result.update(status="timeout")
+        failure = {"status": "timeout"}
     except DeadKernelError:
-        result.update(status="died", error="the kernel died")
-    if result["status"] != "ran" and running:
-        result["cell"] = 1 + next(number for number, cell in enumerate(code) if cell is running[-1])
-    nbformat.write(notebook, job["executed"])
-    return result
+        failure = {"status": "died", "error": "the kernel died"}
+    else:
+        return {}
+    number = next((number for number, cell in enumerate(code, 1) if running and cell is running[-1]), None)
+    return {**failure, "cell": number}
 
 
 def _plain(text: str) -> str:
