@@ -259,6 +259,7 @@ def test_a_folder_holds_what_it_says_and_is_not_fetched_twice(folder: Path, serv
     wheels = {path.name.partition("-")[0] for path in (folder / "wheels").iterdir()}
     assert wheels >= {"dlenv", "uv", *names}
     assert f"interpreter/20990101/{NAME}" in there
+    assert contents.pythons == ("3.10", "3.11", "3.12", "3.13")
     assert fill(folder).files == contents.files
     assert asked(server) == []
 

@@ -9,13 +9,16 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from click.core import ParameterSource
 
 from dlenv.console import print_json, say
 from dlenv.errors import UsageError
+
+if TYPE_CHECKING:
+    from dlenv.environment.record import Record
 
 _PYTHON = re.compile(r"3\.\d{1,2}")
 _VERSION = re.compile(r"\d+(\.\d+){1,2}")
@@ -117,7 +120,6 @@ def _options(given: dict[str, Any]) -> Any:
     import msgspec
 
     from dlenv.environment.layout import Home
-    from dlenv.environment.record import Record
     from dlenv.plan import Request
     from dlenv.setup.model import Options
 
@@ -138,11 +140,11 @@ def _options(given: dict[str, Any]) -> Any:
         course=None if course == "none" else cast("Any", course),
         extras=tuple(sorted(set(given["extras"]))),
     )
-    if old := Home(given["env"]).record():
+    if (old := Home(given["env"]).record()) and not given["download"]:
         # What the environment was asked for holds, until another wish is named.
         kept = {field: getattr(old.request, field) for field in request.__struct_fields__ if not _is_given(field)}
         request = msgspec.structs.replace(request, **kept)
-    record = Record.load(given["record"]) if given["record"] else None
+    record = _record(given)
     return Options(
         env=given["env"],
         request=record.request if record else request,
@@ -153,6 +155,17 @@ def _options(given: dict[str, Any]) -> Any:
         offline=given["offline"],
         machine_file=given["machine_file"],
     )
+
+
+def _record(given: dict[str, Any]) -> Record | None:
+    """What is to be built exactly, or None where it is to be planned."""
+    if folder := given["offline"]:
+        from dlenv.setup import offline
+
+        return offline.record(folder, given)
+    from dlenv.environment.record import Record
+
+    return Record.load(given["record"]) if given["record"] else None
 
 
 def _is_given(field: str) -> bool:

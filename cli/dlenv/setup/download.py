@@ -52,7 +52,8 @@ def fill(folder: Path, options: Options, machine: Machine, plan: Plan) -> Conten
             say(note)
         with tempfile.TemporaryDirectory(prefix="dlenv-") as scratch:
             source, packages, files = _packages(folder, options, plan, found, target, Path(scratch))
-            files += _own(folder, source, target, Path(scratch))
+            pythons, base = _own(folder, source, target, Path(scratch))
+            files += base
             needs = own.requirements(plan.extras) if plan.extras else []
         problems: list[str] = []
         files += _python(folder, options, target, problems)
@@ -72,6 +73,7 @@ def fill(folder: Path, options: Options, machine: Machine, plan: Plan) -> Conten
             files=tuple(
                 sorted({file.path: file for file in [*files, *notebooks]}.values(), key=lambda file: file.path)
             ),
+            pythons=tuple(pythons),
             notebooks=notebooks[0].path if notebooks else None,
             problems=tuple(problems),
         )
@@ -124,7 +126,8 @@ def _packages(
                 constraints=bounds,
             )
             wanted = wheels.chosen(locked.file, target)
-            say(f"Downloading {len(wanted)} wheels{f', {locked.size / 1e6:,.0f} MB' if locked.size else ''}")
+            size = f", {locked.size / 1e6:,.0f} MB" if locked.size else ""
+            say(f"Resolved {len(wanted)} packages{size}; fetching them")
             return source, locked.packages, wheels.fetched(wanted, folder)
         except (uv.Failed, SetupError, Unreachable) as error:
             failures.append(f"{source.label}: {error}")
@@ -135,14 +138,14 @@ def _packages(
     )
 
 
-def _own(folder: Path, source: Source, target: Target, scratch: Path) -> list[File]:
-    """The running dlenv and what it needs itself, for every Python that it could be started with there.
+def _own(folder: Path, source: Source, target: Target, scratch: Path) -> tuple[list[str], list[File]]:
+    """The Pythons that dlenv can be started with there; the running dlenv, and what it needs itself for all of them.
 
     uv as it is here: the interpreter's archive is the one that this version of uv installs.
     """
     (scratch / "base.in").write_text("\n".join([*own.requirements(()), f"uv=={version('uv')}"]), encoding="utf-8")
     lock = scratch / "pylock.base.toml"
-    files = []
+    pythons, files = [], []
     for python in _PYTHONS:
         there = msgspec.structs.replace(target, python=python)
         words = ["pip", "compile", scratch / "base.in", *_interpreter(there), "--no-build", "--quiet"]
@@ -155,10 +158,9 @@ def _own(folder: Path, source: Source, target: Target, scratch: Path) -> list[Fi
                 raise SetupError(f"what dlenv itself needs could not be had: {error}") from None
             continue
         files += wheels.fetched(chosen, folder)
+        pythons.append(python)
     built = own.wheel(scratch)
-    place = folder / WHEELS / built.name
-    shutil.move(built, place)
-    return [*files, _file(folder, place)]
+    return pythons, [*files, _put(built, folder, f"{WHEELS}/{built.name}")]
 
 
 def _python(folder: Path, options: Options, target: Target, problems: list[str]) -> list[File]:
@@ -187,11 +189,7 @@ def _notebooks(folder: Path, plan: Plan, problems: list[str]) -> list[File]:
     assert manifest is not None
     for archive in sorted((folders.cache() / "notebooks" / edition).iterdir()):
         if archive.is_file() and digest(archive) == manifest.archive:
-            place = folder / NOTEBOOKS / archive.name
-            place.parent.mkdir(exist_ok=True)
-            shutil.copyfile(archive, place.with_suffix(".tmp"))
-            place.with_suffix(".tmp").replace(place)
-            return [_file(folder, place)]
+            return [_put(archive, folder, f"{NOTEBOOKS}/{archive.name}")]
     raise DataError(f"the notebooks' archive is no longer in {folders.cache()}; give the same command again")
 
 
@@ -200,5 +198,11 @@ def _interpreter(target: Target) -> list[str | Path]:
     return ["--python", sys.executable, "--python-version", target.python, "--python-platform", target.platform]
 
 
-def _file(folder: Path, path: Path) -> File:
-    return File(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=digest(path))
+def _put(source: Path, folder: Path, path: str) -> File:
+    """Copy a file to ``path`` below ``folder``, whole or not at all."""
+    place = folder / path
+    place.parent.mkdir(exist_ok=True)
+    scratch = place.with_name(f"{place.name}.tmp")
+    shutil.copyfile(source, scratch)
+    scratch.replace(place)
+    return File(path=path, size=place.stat().st_size, sha256=digest(place))

@@ -39,6 +39,7 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = 1
     record: Record  # for which machine, and what is to be installed there; without a proof
     files: tuple[File, ...]
+    pythons: tuple[str, ...]  # that the dlenv in the folder can be started with
     notebooks: str | None = None  # path of the archive of the course's notebooks
     problems: tuple[str, ...] = ()  # what could not be had
 

@@ -12,7 +12,7 @@ Everything for an environment with Python {python}, torch {torch} and {count} pa
 network. Made for {machine}, by dlenv {dlenv} on {created}.
 {files} files, {size:,.0f} MB; {name} lists them with their hashes.
 
-On that machine, in this folder, with a Python 3.10 to 3.13:
+On that machine, in this folder, with Python {pythons}:
 
     {start} -m venv dlenv-start
     {programs}python -m pip install --no-index --find-links wheels dlenv
@@ -41,6 +41,7 @@ def text(contents: Contents) -> str:
     windows = record.machine.os == "windows"
     result = _TEXT.format(
         python=record.plan.python,
+        pythons=" or ".join(contents.pythons),
         torch=f"{record.torch.torch} ({record.torch.build})",
         count=len(record.packages),
         machine=describe(record.machine),

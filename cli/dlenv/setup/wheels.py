@@ -87,7 +87,7 @@ def _fetched(wheel: Wheel, target: Path, progress: Report) -> Fetched:
         path = Path(url2pathname(urlsplit(wheel.url).path))
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            scratch = target.with_suffix(".tmp")
+            scratch = target.with_name(f"{target.name}.tmp")
             shutil.copyfile(path, scratch)
             sha256 = digest(scratch)
             if wheel.sha256 not in (None, sha256):
