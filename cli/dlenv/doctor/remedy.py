@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -63,8 +64,10 @@ def remove(facts: Facts, *paths: str) -> Repair | str:
     """Remove these paths, which are no other environment's."""
     repair = Repair(steps=tuple(Step(remove=path) for path in paths))
     env = facts.target.env
-    inside = env is not None and all(path.startswith(str(env)) for path in paths)
-    return repair if inside else str(repair)
+    # What lies in the folder counts, not what it is called: of a link that leads outside, only the link is removed.
+    if env is not None and all(Path(path).parent.resolve().is_relative_to(env.resolve()) for path in paths):
+        return repair
+    return str(repair)
 
 
 def stack(facts: Facts) -> Stack | None:

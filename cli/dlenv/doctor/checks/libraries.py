@@ -9,7 +9,8 @@ from pathlib import Path
 from dlenv.doctor.facts import Facts
 from dlenv.doctor.model import Verdict, fail, ok, skip, warn
 
-# PyTorch brings these itself; LD_LIBRARY_PATH is searched before (ld.so(8): the wheels have a RUNPATH).
+# PyTorch brings these itself. LD_LIBRARY_PATH is searched before a RUNPATH and after an RPATH (ld.so(8)): new wheels
+# have an RPATH, and conda's and older ones do not; what was loaded tells.
 _SHADOWED = re.compile(r"lib(cudnn|cublas|cudart|nvJitLink|nvrtc|cusparse|cufft|nccl|torch|c10)\w*[.-].*so|.*\.dylib$")
 _OPENMP = re.compile(r"(libgomp|libiomp5|libomp)[-.]")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -41,7 +42,7 @@ def path(facts: Facts) -> Verdict:
     broken = torch is not None and torch.status not in ("ok", "absent")
     rest = [folder for folder in value.split(":") if folder and folder not in shadows]
     fix = f"export {variable}={shlex.quote(':'.join(rest))}" if rest else f"unset {variable}"
-    text = f"{variable} puts libraries before PyTorch's own: {said}"
+    text = f"{variable} leads to libraries that PyTorch brings itself: {said}"
     if loaded:
         return fail(f"{text}; loaded were {', '.join(Path(lib).name for lib in loaded[:4])}", fix)
     return (fail if broken else warn)(text, fix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -31,7 +32,6 @@ def duplicates(facts: Facts) -> Verdict:
         return ok(f"{len(names)} packages, each once")
     said = "; ".join(_places(facts.copies(name)) for name in twice[:5])
     vital = [name for name in twice if name in _VITAL]
-    later = [item.metadata for name in twice for item in facts.copies(name)[1:]]
     first = {item.location for name in twice for item in facts.copies(name)}
     if len(first) == 1:  # two notes of one package in one folder: an installation that was cut off
         words = remedy.install(facts, *_wanted(facts, twice), again=tuple(twice))
@@ -44,7 +44,7 @@ def duplicates(facts: Facts) -> Verdict:
             else words
         )
     else:
-        fix = _away(facts, later)
+        fix = _away(facts, twice, first)
     return (fail if vital else warn)(said, fix)
 
 
@@ -181,19 +181,16 @@ def _wanted(facts: Facts, names: Mapping[str, str] | tuple[str, ...] | list[str]
     return tuple(found.values())
 
 
-def _away(facts: Facts, metadata: list[str]) -> str:
+def _away(facts: Facts, names: list[str], folders: set[str]) -> str:
     """What leads Python to a second folder is outside the environment, or a path file: that the user has to judge."""
-    folders = sorted({str(Path(path).parent) for path in metadata})
-    user = facts.found("python").get("user_site")
-    if user in folders:
+    if facts.found("python").get("user_site") in folders:
         return "export PYTHONNOUSERSITE=1"
-    listed = facts.environ.get("PYTHONPATH", "")
-    if any(folder in listed for folder in folders):
+    listed = facts.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if folders & set(listed):
         return "unset PYTHONPATH"
     python = facts.target.python
-    names = " ".join(sorted({item.name for item in facts.distributions or () if item.metadata in metadata}))
-    away = f"take {', '.join(folders)} off the path"
-    return f"{away}; or: uv pip uninstall --python {python} {names}, and install them again"
+    uninstall = f"uv pip uninstall --python {python} {' '.join(names)}"
+    return f"{uninstall}, which leaves one; or take one of the folders off the path"
 
 
 def _anew(facts: Facts, notes: list[str], installation: Repair | str) -> Repair | str:
