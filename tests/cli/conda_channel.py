@@ -31,7 +31,7 @@ _BLOCK = 128 * 1024
 
 def build(folder: Path) -> str:
     """The channel in ``folder``: the Python of the tests, a pip without files of its own; its address."""
-    _package(folder, str(rattler.Subdir.current()), "python", FULL_VERSION, _python())
+    _package(folder, str(rattler.Subdir.current()), "python", FULL_VERSION, python_files())
     pip = {"site-packages/pip/__init__.py": b"", "site-packages/pip-99.0.dist-info/METADATA": _METADATA}
     _package(folder, "noarch", "pip", "99.0", pip, noarch="python", depends=["python"])
     asyncio.run(index_fs(folder, write_zst=False, write_shards=False))
@@ -41,7 +41,7 @@ def build(folder: Path) -> str:
 _METADATA = b"Metadata-Version: 2.1\nName: pip\nVersion: 99.0\n"
 
 
-def _python() -> dict[str, Path | str]:
+def python_files() -> dict[str, Path | str]:
     """Path in the environment -> the file that it is made from, or where the link leads."""
     name = f"python{VERSION}"
     files: dict[str, Path | str] = {f"bin/{name}": Path(os.path.realpath(sys.executable)), "bin/python": name}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from conda_channel import FULL_VERSION, _python
+from conda_channel import FULL_VERSION, python_files
 from http_server import Page, Server, dead_address
 from packaging.requirements import Requirement
 from wheel_index import add
@@ -428,7 +428,7 @@ def test_the_interpreter_of_the_folder_is_used_where_there_is_none(
     """With a true archive: the Python that runs this test, packed as its publisher packs one."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as archive:
-        for name, source in _python().items():
+        for name, source in python_files().items():
             if isinstance(source, Path):
                 archive.add(source, f"python/{name}")
             else:

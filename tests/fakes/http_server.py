@@ -45,6 +45,11 @@ class Request:
     sent: int = 0
 
 
+class _HTTPServer(ThreadingHTTPServer):
+    # With the default of 5, uv's connections at once overflow the queue, and wait a second to try again.
+    request_queue_size = 128
+
+
 class Server:
     """Answers ``pages`` by path (without query), 404 for any other; a context that starts and stops it."""
 
@@ -65,7 +70,7 @@ class Server:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _HTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads, self._server.block_on_close = True, False
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
