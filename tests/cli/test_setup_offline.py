@@ -317,7 +317,7 @@ def test_the_command_says_what_is_not_done(run, tmp_path: Path, server: Server, 
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     done = run(*words)
     assert done.code == 1
-    assert f"Not done: Python {PYTHON} has to be on that machine" in done.stdout
+    assert f"Not done: Python {PYTHON}, which that machine has to have already" in done.stdout
     assert f"Not in here: Python {PYTHON}" in (tmp_path / "folder" / "README.txt").read_text()
     server.pages[ARCHIVE] = archive
     done = run(*words, "--json")

@@ -168,7 +168,7 @@ def _python(folder: Path, options: Options, target: Target, problems: list[str])
         mirrors = [mirror.environment() for mirror in choose("python", options.mirror).mirrors]
         return [interpreter.fetched(target, mirrors, folder, say)]
     except (Unreachable, SetupError) as error:
-        problems.append(f"Python {target.python} has to be on that machine already: its archive can't be had ({error})")
+        problems.append(f"Python {target.python}, which that machine has to have already: {error}")
         return []
 
 
@@ -184,7 +184,7 @@ def _notebooks(folder: Path, plan: Plan, problems: list[str]) -> list[File]:
             fetch_notebooks(edition, Path(scratch) / "notebooks")
             manifest = Manifest.read(Path(scratch) / "notebooks")
     except DlenvError as error:
-        problems.append(f"the notebooks are not in the folder: {error}")
+        problems.append(f"the course's notebooks: {error}")
         return []
     assert manifest is not None
     for archive in sorted((folders.cache() / "notebooks" / edition).iterdir()):
