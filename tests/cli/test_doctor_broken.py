@@ -97,10 +97,10 @@ def obeyed(fix: str, env: Path, check: str, *words: str) -> None:
     assert finding["status"] == "ok", finding
 
 
-def examined(env: Path, *checks: str, fix: str = "true") -> dict[str, dict[str, Any]]:
+def examined(env: Path, *checks: str, fix: str = "true", words: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
     """What these checks find in a process of their own, after a shell has carried out ``fix``."""
     only = [word for check in checks for word in ("--only", check)]
-    doctor = [sys.executable, "-m", "dlenv", "doctor", "--env", str(env), *only, "--json"]
+    doctor = [sys.executable, "-m", "dlenv", "doctor", "--env", str(env), *only, "--json", *words]
     script = f"{fix} && {subprocess.list2cmdline(doctor)}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout, done.stderr
@@ -396,7 +396,8 @@ def test_torch_for_the_cpu_beside_another_torchvision(build: Build, with_gpus: C
     assert fix == found["torchvision.operators"]["fix"]
     # The same environment, mended, on an older machine: the build needs a newer driver, and has no code for the GPU.
     with_gpus(driver="570.26", cuda="12.8", gpus=[("NVIDIA GeForce GTX 1080", "6.1", 8192)])
-    found = examined(env, "torchvision.operators", "torch.build", "torch.architectures", "torch.driver", fix=fix)
+    checks = ("torch.build", "torch.architectures", "torch.driver", "torchvision.operators")
+    found = examined(env, *checks, fix=fix, words=("--offline",))
     assert [found[name]["status"] for name in found] == ["ok", "fail", "fail", "ok"]
     assert (
         "none of which runs on NVIDIA GeForce GTX 1080 (compute capability 6.1)"

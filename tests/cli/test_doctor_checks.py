@@ -88,9 +88,9 @@ def spec(program: str, name: str = "python3", folder: str = "/env/share/jupyter/
 
 
 INSTALLED = (
-    package("torch", "2.15.0"),
+    package("torch", "2.15.0", installer="uv"),
     package("torchvision", "0.29.2", requires=("torch>=2.14.0",)),
-    package("numpy", "1.26.4"),
+    package("numpy", "1.26.4", installer="uv"),
     package("pandas", "1.5.3", requires=("numpy>=1.21",)),
     package("matplotlib", "3.7.5"),
     package("matplotlib-inline", "0.2.2"),
@@ -392,7 +392,12 @@ CASES: list[tuple[str, Facts, str, str]] = [
     ("torch.driver", machine(driver="strange"), "skip", "not known"),
     ("torch.driver", without_gpu(), "skip", ""),
     ("torch.cuda", GOOD, "ok", "computes"),
-    ("torch.cuda", without_gpu(cuda_driver=None), "ok", "computes"),
+    (
+        "torch.cuda",
+        change(old_cuda(""), machine=change(ONE_GPU, cuda_visible_devices="")),
+        "skip",
+        "see gpu.visible",
+    ),
     (
         "torch.cuda",
         old_cuda("UserWarning: CUDA initialization: CUDA unknown error - this may be due to"),

@@ -71,7 +71,8 @@ def summary(findings: Sequence[Finding]) -> str:
     words = {"fail": "failed", "error": "could not be made", "warn": "with a warning", "ok": "fine", "skip": "skipped"}
     parts = [f"{count[status]} {word}" for status, word in words.items() if count[status]]
     verdict = "Nothing is wrong" if is_ok(findings) else "Something is wrong"
-    return f"{verdict}: {len(findings)} checks, {', '.join(parts)}."
+    checks = "1 check" if len(findings) == 1 else f"{len(findings)} checks"
+    return f"{verdict}: {checks}, {', '.join(parts)}."
 
 
 def as_markdown(facts: Facts, findings: Sequence[Finding], environ: Mapping[str, str]) -> str:

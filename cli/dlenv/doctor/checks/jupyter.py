@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,17 +84,9 @@ def _program(item: Mapping[str, Any]) -> str:
 
 def _runs_here(facts: Facts, item: Mapping[str, Any]) -> bool:
     program = _program(item)
-    if program in _OWN:
-        return True
-    prefix = str(facts.found("python").get("prefix"))
-    return any(os.path.dirname(os.path.dirname(path)) == prefix or path == str(facts.target.python)  # noqa: PTH120
-               for path in (program, os.path.normpath(program))) or _within(program, prefix)  # fmt: skip
-
-
-def _within(program: str, prefix: str) -> bool:
-    """Whether the program lies in the prefix, by either of the names that a link gives it."""
-    folder = Path(program).parent  # not resolved itself: an environment's Python is a link to another's
-    return Path(prefix).resolve() in (folder.resolve(), *folder.resolve().parents)
+    prefix = Path(str(facts.found("python").get("prefix"))).resolve()
+    # The folder is resolved and the program is not: an environment may be a link, and its Python is one to another's.
+    return program in _OWN or Path(program).parent.resolve() in (prefix / "bin", prefix / "Scripts", prefix)
 
 
 def _is_gone(program: str) -> bool:
@@ -105,4 +96,5 @@ def _is_gone(program: str) -> bool:
 
 
 def _inside(facts: Facts, item: Mapping[str, Any]) -> bool:
-    return facts.target.env is not None and _within(str(Path(item["folder"], "any")), str(facts.target.env))
+    env = facts.target.env
+    return env is not None and Path(item["folder"]).resolve().is_relative_to(env.resolve())

@@ -11,7 +11,9 @@ from dlenv.doctor.model import Verdict, fail, ok, skip, warn
 
 # PyTorch brings these itself. LD_LIBRARY_PATH is searched before a RUNPATH and after an RPATH (ld.so(8)): new wheels
 # have an RPATH, and conda's and older ones do not; what was loaded tells.
-_SHADOWED = re.compile(r"lib(cudnn|cublas|cudart|nvJitLink|nvrtc|cusparse|cufft|nccl|torch|c10)\w*[.-].*so|.*\.dylib$")
+_SHADOWED = re.compile(
+    r"lib(cudnn|cublas|cudart|nvJitLink|nvrtc|cusparse|cufft|nccl|torch|c10)\w*[.-](.*\.)?(so|dylib)\b"
+)
 _OPENMP = re.compile(r"(libgomp|libiomp5|libomp)[-.]")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 

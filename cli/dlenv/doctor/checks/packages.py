@@ -54,10 +54,11 @@ def conda_mix(facts: Facts) -> Verdict:
         return skip("this is no conda environment")
     by_conda = {item.name: item for item in facts.conda}
     conda = by_conda.get("pytorch") or by_conda.get("pytorch-gpu") or by_conda.get("pytorch-cpu")
-    pip = [item for item in facts.copies("torch") if item.installer != "conda"]
+    # conda's packages say so, or say nothing.
+    pip = [item for item in facts.copies("torch") if item.installer not in (None, "conda")]
     if conda is None or not pip:
         return ok("PyTorch has one installer")
-    text = f"conda installed pytorch {conda.version}, and {pip[0].installer or 'pip'} torch {pip[0].version} over it"
+    text = f"conda installed pytorch {conda.version}, and {pip[0].installer} torch {pip[0].version} over it"
     return fail(text, f"conda remove --prefix {facts.target.env} --force {conda.name}, then: {remedy.torch(facts)}")
 
 

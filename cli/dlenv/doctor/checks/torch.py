@@ -7,6 +7,7 @@ import re
 from packaging.version import InvalidVersion, Version
 
 from dlenv.doctor import remedy
+from dlenv.doctor.checks import gpu
 from dlenv.doctor.facts import Facts
 from dlenv.doctor.model import Verdict, fail, ok, skip, warn
 from dlenv.machine.model import Gpu
@@ -73,7 +74,7 @@ def build(facts: Facts) -> Verdict:
         return ok(f"torch {version} is built for {f'CUDA {cuda}' if cuda else 'ROCm'}")
     if not facts.machine.gpus:
         return ok(f"torch {version} is built for the CPU, and there is no NVIDIA GPU")
-    names = ", ".join(gpu.name for gpu in facts.machine.gpus)
+    names = ", ".join(item.name for item in facts.machine.gpus)
     text = f"torch {version} is built for the CPU only, and this machine has {names}"
     if facts.plan is not None and not facts.plan.torch.build.startswith("cu"):
         return warn(f"{text}; but no build runs on it with this driver", "dlenv setup --dry-run")
@@ -87,20 +88,20 @@ def architectures(facts: Facts) -> Verdict:
     codes = stage.facts.get("architectures") if stage else None
     if not codes or not isinstance(codes, list):
         return skip("this torch has no code for GPUs, or can't be imported")
-    gpus = [gpu for gpu in facts.machine.gpus if gpu.compute_capability]
+    gpus = [item for item in facts.machine.gpus if item.compute_capability]
     if not gpus:
         return skip("there is no NVIDIA GPU")
     have = f"torch {stage.facts.get('version') if stage else ''} has code for {', '.join(codes)}"
-    bad = [gpu for gpu in gpus if not runs_on(codes, gpu.compute_capability or "")]
+    bad = [item for item in gpus if not runs_on(codes, item.compute_capability or "")]
     if not bad:
         return ok(have)
     available = facts.found("cuda").get("available")
     beside = ", though torch.cuda.is_available() says True" if available else ""
-    names = ", ".join(f"{gpu.name} (compute capability {gpu.compute_capability})" for gpu in bad)
+    names = ", ".join(f"{item.name} (compute capability {item.compute_capability})" for item in bad)
     text = f"{have}, none of which runs on {names}{beside}: 'no kernel image is available'"
-    good = [gpu for gpu in gpus if gpu not in bad]
+    good = [item for item in gpus if item not in bad]
     if good:
-        chosen = ",".join(str(gpu.index) for gpu in good)
+        chosen = ",".join(str(item.index) for item in good)
         return warn(text, f"export CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={chosen}")
     return fail(text, remedy.torch(facts))
 
@@ -143,6 +144,8 @@ def cuda(facts: Facts) -> Verdict:
         return _cuda_failure(f"{bad[0].get('name')}: {bad[0].get('error', 'a sum is wrong')}", stage)
     if not facts.machine.gpus:
         return skip("there is no NVIDIA GPU that answers")
+    if gpu.visible(facts).status == "fail":
+        return skip("every GPU is hidden: see gpu.visible")
     if stage.status == "ok":
         if "driver on your system is too old" in stage.output:
             return fail("CUDA says that the driver is too old", "see torch.driver")
@@ -224,6 +227,6 @@ def _all(stage: Stage) -> str:
     return f"{stage.error}\n{stage.traceback}\n{stage.output}"
 
 
-def _major(gpu: Gpu) -> int:
-    major = (gpu.compute_capability or "0").partition(".")[0]
+def _major(item: Gpu) -> int:
+    major = (item.compute_capability or "0").partition(".")[0]
     return int(major) if major.isdigit() else 0
