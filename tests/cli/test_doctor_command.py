@@ -83,7 +83,8 @@ def test_a_terminal_gets_what_is_wrong(run: Run, env: Path, monkeypatch: pytest.
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     only = ("--only", "torch.import", "--only", "python.start", "--offline")
     shown = run("doctor", "--env", env, *only).stdout
-    assert "torch.import: PyTorch can be imported" in shown
+    assert "PyTorch is not installed in this environment" in shown
+    assert "torch.import\x1b[0m: " in shown  # the fix, in one line
     assert "python.start" not in shown
     assert "python.start" in run("doctor", "--env", env, *only, "--verbose").stdout
 
@@ -124,6 +125,14 @@ def test_which_environment(env: Path, tmp_path: Path) -> None:
     assert (by_python.env, by_python.kind) == (tmp_path / "work" / ".venv", "venv")
     (tmp_path / "conda" / "conda-meta").mkdir(parents=True)
     assert choose(tmp_path / "conda", None, {}, tmp_path).kind == "conda"
+
+
+def test_the_current_folder_was_removed(run: Run, env: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert run("doctor", "--env", env, "--only", "python", "--offline").code == 0
+    monkeypatch.chdir(tmp_path)
 
 
 def facts(**fields: Any) -> Facts:
@@ -170,7 +179,7 @@ def test_a_source_that_fails_or_hangs_ends_nothing(env: Path, monkeypatch: pytes
     monkeypatch.setitem(gather._LIMITS, "ports", 0.2)
     target = Target(python=env / "bin" / "python", env=env, kind="venv")
     checks = select(["driver.nvml", "python.start", "serving.ports"])
-    statuses = [finding.status for finding in examine(gather.gather(target, checks), checks)]
+    statuses = [finding.status for finding in examine(gather.gather(target, checks, Path()), checks)]
     assert statuses == ["error", "ok", "error"]
 
 

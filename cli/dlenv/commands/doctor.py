@@ -57,11 +57,12 @@ def command(
         else:
             print_table(["check", "title"], [[check.id, check.title] for check in checks])
         return 0
-    target = choose(env, python, os.environ, Path.cwd())
-    facts = gather(target, checks, offline=offline)
+    here = _here()
+    target = choose(env, python, os.environ, here)
+    facts = gather(target, checks, here, offline=offline)
     findings = examine(facts, checks)
     if fix and _fixed(findings, yes):
-        facts = gather(target, checks, offline=offline)
+        facts = gather(target, checks, here, offline=offline)
         findings = examine(facts, checks)
     if report is not None:
         _write(report, reports.as_markdown(facts, findings, os.environ))
@@ -71,6 +72,13 @@ def command(
         reports.print_findings(findings, verbose)
         say(reports.summary(findings))
     return 0 if reports.is_ok(findings) else 1
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except OSError:  # it was removed: nothing in it can be examined
+        return Path(os.path.abspath(os.sep))  # noqa: PTH100
 
 
 def _fixed(findings: list, yes: bool) -> bool:  # type: ignore[type-arg]  # Finding is imported when it is needed

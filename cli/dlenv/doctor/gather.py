@@ -28,8 +28,11 @@ _LIMITS = {"machine": 30.0, "report": 320.0, "endpoints": 10.0, "processes": 10.
 _STAGE_LIMIT_S, _PROBE_LIMIT_S = 120.0, 300.0
 
 
-def gather(target: Target, checks: Iterable[Check], *, offline: bool = False, folder: Path | None = None) -> Facts:
-    """The facts that ``checks`` go by. Never raises: what fails is None, and ``Facts.missing`` says why."""
+def gather(target: Target, checks: Iterable[Check], folder: Path, *, offline: bool = False) -> Facts:
+    """The facts that ``checks`` go by; ``folder`` is the current one.
+
+    Never raises: what fails is None, and ``Facts.missing`` says why.
+    """
     wanted: set[Source] = {source for check in checks for source in (*check.needs, *check.uses)}
     if "plan" in wanted:
         wanted.add("machine")
@@ -58,7 +61,7 @@ def gather(target: Target, checks: Iterable[Check], *, offline: bool = False, fo
     facts = Facts(
         target=target,
         environ=dict(os.environ),
-        folder=folder or Path.cwd(),
+        folder=folder,
         record=Record.read(target.env) if target.env else None,
         distributions=_distributions(target, report) if "distributions" in wanted else None,
         conda=conda_packages(target.env) if target.env and target.kind == "conda" else (),

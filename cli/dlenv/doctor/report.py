@@ -57,12 +57,12 @@ def print_findings(findings: Sequence[Finding], verbose: bool) -> None:
         print_table(["status", "check", "title", "detail", "fix"], rows)
         return
     shown = [item for item in findings if verbose or item.status not in ("ok", "skip")]
+    if shown:
+        _print_coloured(shown)
+    # Not in the table: a command that is broken into lines can't be copied.
     for item in shown:
-        click.echo(f"{click.style(f'{item.status:>5}', fg=_COLOURS[item.status], bold=True)}  {item.id}: {item.title}")
-        if item.detail:
-            _indented(item.detail)
         if item.fix:
-            _indented(f"fix: {item.fix}", "cyan")
+            click.echo(f"{click.style(item.id, bold=True)}: {click.style(_printable(item.fix), fg='cyan')}")
 
 
 def summary(findings: Sequence[Finding]) -> str:
@@ -135,10 +135,17 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _indented(text: str, colour: str | None = None) -> None:
+def _print_coloured(findings: Sequence[Finding]) -> None:
     from rich.console import Console
-    from rich.padding import Padding
+    from rich.table import Table
     from rich.text import Text
 
-    printable = "".join(char if char.isprintable() else " " for char in text)
-    Console(highlight=False).print(Padding(Text(printable, style=colour or ""), (0, 0, 0, 7)))
+    table = Table("status", "check", "what was found")
+    for item in findings:
+        table.add_row(Text(item.status, style=_COLOURS[item.status]), Text(item.id), Text(_printable(item.detail)))
+    Console().print(table)
+
+
+def _printable(text: str) -> str:
+    """Names of files and processes may hold control sequences for the terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)
