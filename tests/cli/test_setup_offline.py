@@ -353,6 +353,15 @@ def test_a_damaged_list_of_contents_is_refused(tmp_path: Path) -> None:
         Contents.read(tmp_path)
 
 
+@pytest.mark.parametrize("path", ["../mine.txt", "wheels/../../mine.txt", "/etc/passwd", "C:mine.txt", "..\\mine.txt"])
+def test_a_list_of_contents_that_leads_out_of_the_folder_is_refused(folder: Path, path: str) -> None:
+    contents = Contents.read(folder)
+    other = msgspec.structs.replace(contents.files[0], path=path)
+    msgspec.structs.replace(contents, files=(*contents.files, other)).write(folder)
+    with pytest.raises(UsageError, match="not in the folder"):
+        Contents.read(folder)
+
+
 def test_the_wrong_machine_is_refused(run, folder: Path, tmp_path: Path) -> None:
     other = WINDOWS if sys.platform == "linux" else OLD_LINUX
     contents = Contents.read(folder)
@@ -469,7 +478,13 @@ def test_the_notebooks_come_from_the_folder(folder: Path, tmp_path: Path) -> Non
     course = Course(edition="zh", package=recipe.package, notebooks=recipe.notebooks[0])
     contents = fill(folder, plan=msgspec.structs.replace(PLAN, course=course))
     assert contents.notebooks == f"notebooks/{name}"
-    cached.unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALL_PROXY", dead_address())
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        cached.unlink()
+        again = fill(folder, plan=msgspec.structs.replace(PLAN, course=course))
+    assert again.notebooks == contents.notebooks
+    assert not again.problems
     (folders.data() / "notebooks.json").unlink()
     place = tmp_path / "d2l-zh"
     offline.put_notebooks(folder, "zh", place)

@@ -57,7 +57,7 @@ def fill(folder: Path, options: Options, machine: Machine, plan: Plan) -> Conten
             needs = own.requirements(plan.extras) if plan.extras else []
         problems: list[str] = []
         files += _python(folder, options, target, problems)
-        notebooks = _notebooks(folder, plan, problems)
+        notebooks = _notebooks(folder, plan, before, problems)
         contents = Contents(
             record=Record(
                 dlenv=__version__,
@@ -79,7 +79,7 @@ def fill(folder: Path, options: Options, machine: Machine, plan: Plan) -> Conten
         )
         readme.write(folder, contents)
         contents.write(folder)
-        for old in {file.path for file in before} - {file.path for file in contents.files}:
+        for old in {file.path for file in (before.files if before else ())} - {file.path for file in contents.files}:
             (folder / old).unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"{folder} can't be filled ({error.strerror or error})") from None
@@ -98,11 +98,11 @@ def show(folder: Path, contents: Contents) -> None:
     click.echo(f"Take the folder there; how to go on is in {folder / 'README.txt'}")
 
 
-def _before(folder: Path) -> tuple[File, ...]:
+def _before(folder: Path) -> Contents | None:
     try:
-        return Contents.read(folder).files
+        return Contents.read(folder)
     except UsageError:
-        return ()
+        return None
 
 
 def _packages(
@@ -172,9 +172,11 @@ def _python(folder: Path, options: Options, target: Target, problems: list[str])
         return []
 
 
-def _notebooks(folder: Path, plan: Plan, problems: list[str]) -> list[File]:
+def _notebooks(folder: Path, plan: Plan, before: Contents | None, problems: list[str]) -> list[File]:
     if plan.course is None:
         return []
+    if before and before.archive and before.record.plan.course == plan.course and not before.archive.trouble(folder):
+        return [before.archive]
     from dlenv.notebooks.fetch import fetch_notebooks
     from dlenv.notebooks.folder import Manifest
 

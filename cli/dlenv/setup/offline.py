@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,23 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
     size: int  # bytes
     sha256: str
 
+    @property
+    def inside(self) -> bool:
+        """Whether its path leads nowhere but below the folder, on any system."""
+        parts = re.split(r"[/\\]", self.path)
+        return all(part not in ("", ".", "..") and ":" not in part for part in parts)
+
+    def trouble(self, folder: Path) -> str | None:
+        """What is wrong with the file in ``folder``, or None."""
+        path = folder / self.path
+        try:
+            size = path.stat().st_size
+            if size != self.size:
+                return f"{path} is damaged: it has {size:,} bytes, not {self.size:,}"
+            return None if digest(path) == self.sha256 else f"{path} is damaged: its SHA-256 is another one"
+        except OSError as error:
+            return f"{path} can't be read ({error.strerror})"
+
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
     """Everything in the folder; written when all of it is there."""
@@ -59,6 +77,8 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"{path} is damaged ({error}); {again}") from None
         if contents.schema != 1:
             raise UsageError(f"{path} has schema {contents.schema}, and this dlenv reads 1; use the dlenv in {folder}")
+        if outside := [file.path for file in contents.files if not file.inside]:
+            raise UsageError(f"{path} is damaged (it names {outside[0]!r}, which is not in the folder); {again}")
         return contents
 
     def write(self, folder: Path) -> None:
@@ -67,6 +87,11 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
         scratch = path.with_suffix(".tmp")
         scratch.write_text(json.dumps(msgspec.to_builtins(self), indent=2) + "\n", encoding="utf-8")
         scratch.replace(path)
+
+    @property
+    def archive(self) -> File | None:
+        """The archive of the course's notebooks."""
+        return next((file for file in self.files if file.path == self.notebooks), None)
 
     def to_json(self, folder: Path) -> dict[str, Any]:
         """The object that ``dlenv setup --download --json`` prints."""
@@ -125,9 +150,9 @@ def sources(folder: Path) -> Sources:
     contents = Contents.read(folder)
     say(f"Checking {len(contents.files)} files ({contents.size / 1e9:.1f} GB) in {folder}")
     for file in contents.files:
-        if trouble := _trouble(folder / file.path, file):
+        if trouble := file.trouble(folder):
             raise SetupError(
-                f"{folder / file.path} {trouble}; copy it again, or mend the folder on a machine with network: "
+                f"{trouble}; copy it again, or mend the folder on a machine with network: "
                 f"dlenv setup --download {folder}"
             )
     offline = {"UV_OFFLINE": "1"}
@@ -146,22 +171,11 @@ def put_notebooks(folder: Path, edition: Edition, place: Path) -> None:
     from dlenv.notebooks.fetch import fetch_notebooks
     from dlenv.notebooks.folder import Manifest, missing
 
-    contents = Contents.read(folder)
-    archive = next((file for file in contents.files if file.path == contents.notebooks), None)
+    archive = Contents.read(folder).archive
     if archive is None:
         raise DataError(f"they are not in {folder}")
-    if trouble := _trouble(folder / archive.path, archive):
-        raise DataError(f"{folder / archive.path} {trouble}")
+    if trouble := archive.trouble(folder):
+        raise DataError(trouble)
     there = Manifest.read(place)
     if there is None or there.archive != archive.sha256 or missing(place, there):
         fetch_notebooks(edition, place, archive=folder / archive.path)
-
-
-def _trouble(path: Path, file: File) -> str | None:
-    try:
-        size = path.stat().st_size
-        if size != file.size:
-            return f"is damaged: it has {size:,} bytes, not {file.size:,}"
-        return None if digest(path) == file.sha256 else "is damaged: its SHA-256 is another one"
-    except OSError as error:
-        return f"can't be read ({error.strerror})"
