@@ -30,7 +30,8 @@ def without_installs(source: str) -> str:
 
 def _end_with_parent() -> None:
     """End when standard input closes, that is, when the process that started this one is gone; the kernel follows."""
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):  # not sys.stdin: Python can't end while a thread holds its lock
+        pass
     os._exit(1)
 
 
