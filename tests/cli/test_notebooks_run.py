@@ -233,8 +233,9 @@ def test_results_are_tabulated_and_nothing_changes(run: Run, jupyter: Path, tmp_
 
 
 @pytest.mark.slow
-def test_success_in_a_pipe(run: Run, jupyter: Path, notebooks: Path) -> None:
-    result = run("notebooks", "run", "preface", "--env", jupyter, "--notebooks", notebooks)
+def test_success_in_a_pipe(run: Run, jupyter: Path, notebooks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(notebooks.parent)
+    result = run("notebooks", "run", "preface", "--env", jupyter, "--notebooks", notebooks.name)
     assert result.code == 0
     header, row = result.stdout.splitlines()
     assert header.split("\t") == ["notebook", "result", "seconds", "why"]

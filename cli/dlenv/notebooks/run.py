@@ -94,8 +94,8 @@ def _run_one(env: Path, name: str, path: Path, limit: float, keep: Path | None, 
     if not path.stat().st_size:
         return Outcome(notebook=name, kind="empty", seconds=0.0, error="the file is empty")
     job = {
-        "notebook": str(path),
-        "folder": str(path.parent),
+        "notebook": str(path.absolute()),  # the runner has a working directory of its own
+        "folder": str(path.absolute().parent),
         "kernel": _NAME,
         "limit": limit,
         "executed": str(scratch / "executed.ipynb"),

@@ -56,6 +56,8 @@ def outcome(done: Outcome) -> None:
         )
     for warning in record.plan.warnings:
         say(f"Careful: {warning}")
+    if (planned := record.plan.torch) != record.torch:
+        say(f"torch {planned.torch} ({planned.build}) was planned and could not be had; again: dlenv setup --repair")
     if done.kept:
         say(f"What was there before is kept as {done.kept}; remove it when you no longer need it")
     if done.added:

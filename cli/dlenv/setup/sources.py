@@ -46,10 +46,7 @@ def find(plan: Plan, options: Options, machine: Machine) -> Sources:
         packages += [_source(plan.torch, index, places[0]) for index in indexes[1:]]
     elif "pytorch" in chosen and plan.fallbacks:
         other = plan.fallbacks[0]
-        notes.append(
-            f"PyTorch's own index does not answer: torch {other.torch} ({other.build}) comes from the package index; "
-            "to try again: dlenv setup --repair"
-        )
+        notes.append(f"So torch {other.torch} ({other.build}) comes from the package index")
     elif "pytorch" in chosen:
         packages = [_source(plan.torch, indexes[0], place) for place in chosen["pytorch"].mirrors]
     else:
