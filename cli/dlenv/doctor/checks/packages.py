@@ -34,15 +34,8 @@ def duplicates(facts: Facts) -> Verdict:
     vital = [name for name in twice if name in _VITAL]
     first = {item.location for name in twice for item in facts.copies(name)}
     if len(first) == 1:  # two notes of one package in one folder: an installation that was cut off
-        words = remedy.install(facts, *_wanted(facts, twice), again=tuple(twice))
-        dropped = remedy.remove(facts, *(item.metadata for name in twice for item in facts.copies(name)))
-        from dlenv.doctor.model import Repair
-
-        fix = (
-            Repair(steps=(*dropped.steps, *words.steps))
-            if isinstance(dropped, Repair) and isinstance(words, Repair)
-            else words
-        )
+        notes = [item.metadata for name in twice for item in facts.copies(name)]
+        fix = _anew(facts, notes, remedy.install(facts, *_wanted(facts, twice), again=tuple(twice)))
     else:
         fix = _away(facts, twice, first)
     return (fail if vital else warn)(said, fix)
@@ -172,14 +165,20 @@ def _places(copies: tuple[Distribution, ...]) -> str:
 
 
 def _wanted(facts: Facts, names: Mapping[str, str] | tuple[str, ...] | list[str]) -> tuple[str, ...]:
-    """Requirements that bring these packages back: the course's pins where there are some, else the same version."""
+    """Requirements that bring these packages back: the newest version that is noted, else the course's."""
     found = dict(zip(names, remedy.pinned(facts, tuple(names)), strict=True))
     for name in names:
-        if (version := facts.version(name)) is not None and name not in ("torch", "torchvision"):
-            found[name] = f"{name}=={version}"
-    if "torch" in names and facts.version("torch"):
-        found["torch"] = f"torch=={facts.version('torch')}"
+        versions = [item.version for item in facts.copies(name) if item.version is not None]
+        if versions:
+            found[name] = f"{name}=={max(versions, key=_order)}"
     return tuple(found.values())
+
+
+def _order(version: str) -> Version:
+    try:
+        return Version(version)
+    except InvalidVersion:
+        return Version("0")
 
 
 def _away(facts: Facts, names: list[str], folders: set[str]) -> str:

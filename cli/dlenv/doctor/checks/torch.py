@@ -137,7 +137,8 @@ def cuda(facts: Facts) -> Verdict:
     if stage is None or stage.status in ("skipped", "absent"):
         return skip("this torch is built without CUDA, or can't be imported")
     if stage.status == "ok" and stage.facts.get("available"):
-        devices = stage.facts.get("devices", [])
+        found = stage.facts.get("devices")
+        devices = [device for device in found if isinstance(device, dict)] if isinstance(found, list) else []
         bad = [device for device in devices if not device.get("launched")]
         if not bad:
             return ok("; ".join(f"{device.get('name')} computes" for device in devices))
