@@ -20,6 +20,7 @@ from dlenv.errors import UsageError
 if TYPE_CHECKING:
     from dlenv.environment.record import Record
 
+_PARTS = {"all": ("serve", "train")}
 _PYTHON = re.compile(r"3\.\d{1,2}")
 _VERSION = re.compile(r"\d+(\.\d+){1,2}")
 _BUILD = re.compile(r"cpu|mps|xpu|cu\d{2,3}|rocm\d+(\.\d+)*")
@@ -68,7 +69,7 @@ _BUILD = re.compile(r"cpu|mps|xpu|cu\d{2,3}|rocm\d+(\.\d+)*")
     "--for",
     "machine_file",
     type=click.Path(path_type=Path),
-    help="With --download: the machine, as JSON of dlenv doctor.",
+    help="With --download: the machine, as dlenv setup --dry-run --json printed it there.",
 )
 @click.option("--offline", type=click.Path(path_type=Path), help="Install from a folder that --download filled.")
 @click.option("--repair", is_flag=True, help="Build again, even where nothing has changed.")
@@ -138,7 +139,7 @@ def _options(given: dict[str, Any]) -> Any:
         gpus=_gpus(given["gpus"]),
         strict_cuda=given["strict_cuda"],
         course=None if course == "none" else cast("Any", course),
-        extras=tuple(sorted(set(given["extras"]))),
+        extras=tuple(sorted({part for extra in given["extras"] for part in _PARTS.get(extra, (extra,))})),
     )
     if (old := Home(given["env"]).record()) and not given["download"]:
         # What the environment was asked for holds, until another wish is named.

@@ -67,7 +67,7 @@ def _version(name: str) -> str | None:
 
 
 def _described(file: Path) -> Machine:
-    """The machine in the JSON that ``dlenv doctor --json`` or ``dlenv setup --dry-run --json`` printed there."""
+    """The machine in the JSON that ``dlenv setup --dry-run --json`` printed there."""
     try:
         data = msgspec.json.decode(file.read_bytes())
         return Machine.from_json(data["machine"])

@@ -74,7 +74,7 @@ def outcome(done: Outcome) -> None:
         click.echo(f"Use it:  {_activation(done)}")
     if record.plan.course and record.plan.manager != "colab":
         click.echo(f"Learn:   dlenv lab --env {_shown(done.environment)}" + _notebooks(done))
-    if "serve" in record.plan.extras or "all" in record.plan.extras:
+    if "serve" in record.plan.extras:
         click.echo(f"Serve:   {_shown(done.python.parent)}{os.sep}dlenv serve")
 
 
