@@ -41,6 +41,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     torch: Candidate  # what was installed: the plan's, or one of its fallbacks
     packages: tuple[Package, ...]
     own: tuple[str, ...] = ()  # which dlenv is in it, and what that needs; empty without extras
+    notebooks: str | None = None  # the folder of the course's notebooks, absolute
     notes: tuple[str, ...] = ()  # mirrors that were used or did not answer, and why
     proof: dict[str, Any] = {}  # the probe's report
 
