@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dlenv.environment import layout
@@ -221,10 +223,100 @@ def test_two_setups_of_one_environment_exclude_each_other(home: Home) -> None:
         pass
 
 
-def test_nothing_stays_where_nothing_was_built(home: Home) -> None:
+def test_who_is_refused_leaves_the_lock_of_who_works(home: Home) -> None:
     with home.locked():
+        for _ in range(3):
+            with pytest.raises(SetupError, match="another dlenv setup"), Home(home.env).locked():
+                pass
+
+
+@pytest.mark.parametrize("there", ["nothing", "link", "directory"])
+def test_switching_where_there_is_neither_exchange_nor_replacing(
+    home: Home, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    """As on Windows, where a junction can't be replaced in one step."""
+    monkeypatch.setattr(layout, "exchange", lambda first, second: False)
+    monkeypatch.setattr(layout, "_REPLACES", False)
+    first = None
+    with home.locked():
+        if there == "link":
+            first = build(home)
+        elif there == "directory":
+            make(home.env)
+        path = make(home.new())
+        kept = home.switch(path)
+        assert (kept is not None) == (there == "directory")
+        assert home.current() == path
+        assert home.clean() == []
+    assert first is None or not first.exists()
+
+
+def test_a_folder_that_a_link_leads_to_is_one_place(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    home = Home(tmp_path / "link" / "env")
+    with home.locked():
+        first = build(home)
+        second = build(home)
+        assert home.clean() == []
+        assert not first.exists()
+        assert home.current() == second
+        with subprocess.Popen(
+            [sys.executable, "-c", "input()"], cwd=tmp_path / "link" / "env", stdin=subprocess.PIPE
+        ) as process:
+            build(home)
+            assert home.clean() == [second]
+            process.communicate(b"\n")
+    with Home(tmp_path / "real" / "env").locked(), pytest.raises(SetupError), home.locked():
         pass
-    assert not home.builds.exists()
+
+
+def test_a_build_that_a_program_was_started_from_stays(home: Home, tmp_path: Path) -> None:
+    with home.locked():
+        first = build(home)
+        (tmp_path / "other").symlink_to(tmp_path)
+        program = tmp_path / "other" / "env.d" / first.name / "bin" / "python"
+        with subprocess.Popen([program, "-c", "input()"], stdin=subprocess.PIPE) as process:
+            build(home)
+            assert home.clean() == [first]
+            process.communicate(b"\n")
+
+
+def test_condas_own_installation_is_refused(home: Home) -> None:
+    for name in ("conda-meta", "condabin", "envs"):
+        (home.env / name).mkdir(parents=True)
+    with pytest.raises(UsageError, match="conda's own installation"):
+        home.check()
+
+
+def test_an_environment_of_conda_is_taken(home: Home) -> None:
+    (home.env / "conda-meta").mkdir(parents=True)
+    home.check()
+
+
+@pytest.mark.parametrize("path", ["/", "/proc"])
+def test_places_that_can_be_no_environment(path: str) -> None:
+    with pytest.raises(UsageError, match="--env"):
+        Home(Path(path)).check()
+
+
+def test_a_current_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UsageError, match="current folder"):
+        Home(Path("env"))
+
+
+def test_what_can_not_be_replaced_is_said(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(self: Path, target: Path) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    with home.locked():
+        path = make(home.new())
+        monkeypatch.setattr(Path, "replace", busy)
+        with pytest.raises(SetupError, match="Device or resource busy"):
+            home.switch(path)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -245,6 +337,42 @@ def test_a_record_tells_what_changed_and_what_was_added(tmp_path: Path) -> None:
     kept = record("numpy", "pillow", "scipy")
     assert kept.changed(path) == ["scipy is missing, not 1.0"]
     assert kept.added(path) == ["einops==0.8"]
+
+
+def test_an_environment_that_was_moved_or_copied_is_not_as_it_was(tmp_path: Path) -> None:
+    path = make(tmp_path / "env", "numpy")
+    moved = msgspec.structs.replace(record("numpy"), built=str(tmp_path / "elsewhere"))
+    assert moved.changed(path) == [f"it was built at {tmp_path / 'elsewhere'} and moved or copied from there"]
+    assert msgspec.structs.replace(moved, built=str(path)).changed(path) == []
+
+
+def test_an_environment_without_its_python_or_a_packages_files_is_not_as_it_was(tmp_path: Path) -> None:
+    path = make(tmp_path / "env", "numpy")
+    info = path / "lib/python3.11/site-packages/numpy-1.0.dist-info/RECORD"
+    info.write_text("numpy/__init__.py,,\nnumpy-1.0.dist-info/METADATA,,\n")
+    assert record("numpy").changed(path) == ["numpy is missing, not 1.0"]
+    (path / "bin" / "python").unlink()
+    assert record("numpy").changed(path) == ["its Python is missing"]
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "hashes"),
+    [
+        ("six\n--extra-index-url http://evil.example\nfoo", "1.0", []),
+        ("six", "1.0 @ https://evil.example/six.whl", []),
+        ("six", "1.0", ["sha256:00 --hash=sha256:11"]),
+        ("Six", "1.0", []),
+    ],
+)
+def test_a_strangers_record_can_not_tell_the_installer_what_to_do(
+    tmp_path: Path, name: str, version: str, hashes: list[str]
+) -> None:
+    path = make(tmp_path / "env", "numpy")
+    data = json.loads(Record.path(path).read_text())
+    data["packages"] = [{"name": name, "version": version, "hashes": hashes}]
+    Record.path(path).write_text(json.dumps(data))
+    with pytest.raises(UsageError, match="names a package that can't be one"):
+        Record.load(path)
 
 
 def test_reasons_do_not_make_another_environment() -> None:

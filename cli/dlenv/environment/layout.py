@@ -1,9 +1,9 @@
 """Where an environment lies, and how a new one takes its place.
 
-An environment holds absolute paths (scripts, kernels, conda prefixes), so it is never moved. Each is built at its final
-path ``<env>.d/<id>``; ``<env>`` is a link to the one in use. Switching is one rename on POSIX; where that can't be had
-(Windows' junctions, a real directory on a file system without exchange) it is two renames under a journal, which
-``recover`` undoes or completes after an interruption.
+An environment holds absolute paths (scripts, kernels, conda prefixes), so ours are never moved. Each is built at its
+final path ``<env>.d/<id>``; ``<env>`` is a link to the one in use. Switching is one rename on POSIX; where that can't
+be had (Windows' junctions, a real directory on a file system without exchange) it is two renames under a journal,
+which ``recover`` undoes or completes after an interruption.
 """
 
 from __future__ import annotations
@@ -28,13 +28,22 @@ from dlenv.errors import NoEnvironment, SetupError, UsageError
 _LINK = ".link"  # the new link, before it takes its place
 _OLD = ".old"  # what was at ``<env>``, while it is being replaced
 _JOURNAL = ".journal.json"
+_REPLACES = os.name == "posix"  # whether a link takes the place of another in one step
+_CONDA_ROOT = ("condabin", "envs", "pkgs")  # what conda's installation has and its environments have not
 
 
 class Home:
     """``<env>`` and the builds beside it in ``<env>.d``."""
 
     def __init__(self, env: Path) -> None:
-        self.env = Path(os.path.abspath(env))  # noqa: PTH100  # resolve() would follow the link
+        try:
+            # The link itself must not be followed; but one place has to have one name, whatever leads to it.
+            path = Path(os.path.abspath(env))  # noqa: PTH100
+            self.env = path.parent.resolve() / path.name
+        except OSError as error:
+            raise UsageError(f"the current folder can't be used ({error.strerror}); change to another") from None
+        if not self.env.name:
+            raise UsageError(f"{env} is no place for an environment; choose another by --env")
         self.builds = self.env.with_name(self.env.name + ".d")
 
     def current(self) -> Path | None:
@@ -59,7 +68,13 @@ class Home:
             raise UsageError(
                 f"{self.env} exists and is not a Python environment; choose another by --env, or move it out of the way"
             )
-        elif self.env.is_dir() and Path(sys.prefix) == self.env:
+        elif os.path.ismount(self.env):
+            raise UsageError(f"{self.env} is a mount point, which can't be replaced; choose a folder below it by --env")
+        elif any((self.env / name).exists() for name in _CONDA_ROOT) and (self.env / "conda-meta").is_dir():
+            raise UsageError(
+                f"{self.env} is conda's own installation, not one of its environments; choose another by --env"
+            )
+        elif self.env.is_dir() and self.env.samefile(sys.prefix):
             raise UsageError(f"{self.env} is the environment that dlenv itself runs from; choose another by --env")
 
     @contextlib.contextmanager
@@ -75,10 +90,6 @@ class Home:
                 yield
         except filelock.Timeout:
             raise SetupError(f"another dlenv setup is working on {self.env}; wait until it has finished") from None
-        finally:
-            with contextlib.suppress(OSError):
-                if [path.name for path in self.builds.iterdir()] == [".lock"]:
-                    shutil.rmtree(self.builds)
 
     def new(self) -> Path:
         """The path for a new build; nothing is there yet."""
@@ -86,19 +97,27 @@ class Home:
 
     def switch(self, build: Path) -> Path | None:
         """Make ``<env>`` the environment ``build``; where a directory found there is kept, or None."""
+        try:
+            return self._switch(build)
+        except OSError as error:
+            raise SetupError(
+                f"{self.env} could not be replaced ({error.strerror}); the new environment was not put in place"
+            ) from None
+
+    def _switch(self, build: Path) -> Path | None:
         link = self.builds / _LINK
         _remove_link(link)
         _make_link(link, build)
         if self.env.is_dir() and not _is_link(self.env) and _is_empty(self.env):
             self.env.rmdir()
-        if os.name == "posix" and (_is_link(self.env) or not self.env.exists()):
+        if _REPLACES and (_is_link(self.env) or not self.env.exists()):
             link.replace(self.env)
             return None
         if not _is_link(self.env) and exchange(link, self.env):
             return self._adopt(link)
         self._replace_in_two_steps(link)
         old = self.builds / _OLD
-        return None if _remove_link(old) else self._adopt(old)
+        return None if _remove_link(old) or not old.exists() else self._adopt(old)
 
     def recover(self) -> None:
         """Undo or complete what an interrupted ``switch`` left."""
@@ -215,14 +234,16 @@ def _in_use(builds: Path) -> set[Path]:
     """Builds that a process has mapped files of, runs in, or was started from."""
     used = set()
     for process in psutil.process_iter():
-        paths = []
+        paths: list[str] = []
         with contextlib.suppress(psutil.Error, OSError):
             paths += [*process.cmdline()[:2], process.cwd()]
         with contextlib.suppress(psutil.Error, OSError, KeyError):
             paths.append(process.environ()["VIRTUAL_ENV"])
         with contextlib.suppress(psutil.Error, OSError, AttributeError):  # memory_maps is missing on macOS
             paths += [mapping.path for mapping in process.memory_maps()]
-        for path in paths:
-            if path.startswith(str(builds) + os.sep):
-                used.add(builds / Path(path).relative_to(builds).parts[0])
+        for path in map(Path, paths):
+            # A program's path may lead through links above the builds, and is a link itself in the environment.
+            for place in (path, path.parent.parent.resolve()):
+                if place.is_relative_to(builds) and place != builds:
+                    used.add(builds / place.relative_to(builds).parts[0])
     return used

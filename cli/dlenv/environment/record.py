@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from importlib.metadata import distributions
+import re
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from packaging.utils import canonicalize_name
+from packaging.utils import InvalidName, canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 from dlenv.errors import UsageError
 from dlenv.machine.model import Machine
@@ -17,6 +19,7 @@ from dlenv.plan.model import Candidate, Plan, Request
 
 NAME = "dlenv-environment.json"
 
+_HASH = re.compile(r"(sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})")
 # Not on the record: the tools that install packages, which come and go, and dlenv itself, which ``own`` describes.
 _TOOLS = {"dlenv", "pip", "setuptools", "wheel", "uv"}
 
@@ -28,6 +31,14 @@ class Package(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     hashes: tuple[str, ...] = ()  # "sha256:..." of every file of this version that was offered
 
+    def is_sound(self) -> bool:
+        """Whether name, version and hashes are such: they may come from a stranger's file, and go to an installer."""
+        try:
+            canonical = canonicalize_name(self.name, validate=True) == self.name and str(Version(self.version)) != ""
+        except (InvalidName, InvalidVersion):
+            return False
+        return canonical and all(_HASH.fullmatch(value) for value in self.hashes)
+
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked for, planned, installed and proven."""
@@ -35,6 +46,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = 1
     dlenv: str  # the version that built it
     created: str  # UTC, ISO 8601
+    built: str = ""  # where: an environment that was moved or copied since does not work
     request: Request
     machine: Machine
     plan: Plan
@@ -68,6 +80,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"{path} can't be read ({error.strerror}); give a {NAME}") from None
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise UsageError(f"{path} is not a {NAME} ({error})") from None
+        for package in record.packages:
+            if not package.is_sound():
+                raise UsageError(f"{path} names a package that can't be one: {package.name!r} {package.version!r}")
         if record.schema != 1:
             raise UsageError(f"{path} has schema {record.schema}, and this dlenv reads 1; use a newer dlenv")
         return record
@@ -91,6 +106,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     def changed(self, env: Path) -> list[str]:
         """Packages that are no longer in ``env`` as they were installed, each with what is there instead."""
+        if self.built and self.built != str(env.resolve()):
+            return [f"it was built at {self.built} and moved or copied from there"]
+        if not any((env / place).exists() for place in ("bin/python", "Scripts/python.exe", "python.exe")):
+            return ["its Python is missing"]
         now = installed(env)
         return [
             f"{package.name} {now.get(package.name, 'is missing')}, not {package.version}"
@@ -108,7 +127,14 @@ def fingerprint(plan: Plan) -> str:
 
 
 def installed(env: Path) -> dict[str, str]:
-    """Canonical name -> version of every package in the environment's own site-packages."""
+    """Canonical name -> version of every package in the environment's own site-packages that is really there."""
     folders = [*env.glob("lib/python3.*/site-packages"), env / "Lib" / "site-packages"]
     found = distributions(path=[str(folder) for folder in folders])
-    return {canonicalize_name(dist.name): dist.version for dist in found if dist.name}
+    return {canonicalize_name(dist.name): dist.version for dist in found if dist.name and _is_there(dist)}
+
+
+def _is_there(dist: Distribution) -> bool:
+    """Whether the files by which a package is imported are there, as far as it lists them."""
+    listed = [line.partition(",")[0] for line in (dist.read_text("RECORD") or "").splitlines()]
+    modules = [name for name in listed if name.count("/") == 1 and name.endswith("/__init__.py")]
+    return all(Path(str(dist.locate_file(name))).exists() for name in modules)

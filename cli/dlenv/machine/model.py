@@ -97,6 +97,11 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     proxies: dict[str, str] = {}  # variable -> address, without user name and password
     cuda_visible_devices: str | None = None  # the variable as it is set; "" hides every GPU
 
+    def impersonal(self) -> Machine:
+        """This machine without what is nobody else's business: other people's processes, serial numbers, folders."""
+        gpus = tuple(msgspec.structs.replace(gpu, uuid=None, processes=()) for gpu in self.gpus)
+        return msgspec.structs.replace(self, gpus=gpus, disks=(), proxies={})
+
     def to_json(self) -> dict[str, object]:
         """This machine as JSON data; ``from_json`` reads it back."""
         data: dict[str, object] = msgspec.to_builtins(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -34,21 +35,25 @@ def build(options: Options, machine: Machine, plan: Plan, create: Create) -> Out
     home = Home(options.env)
     home.check()
     if outcome := unchanged(home, options, plan):
+        if home.unfinished():
+            with contextlib.suppress(SetupError), home.locked():  # another setup may be at work on it
+                _tidy(home)
         return outcome
     with home.locked():
         home.check()
-        for path in home.unfinished():
-            say(f"Removing {path}, which an interrupted setup left")
-            remove(path)
+        _tidy(home)
         old = home.record()
         added = old.added(home.env) if old else []
         path = home.new()
         try:
             record = _built(path, options, machine, plan, create)
+            kept = home.switch(path)
+        except OSError as error:
+            remove(path)
+            raise SetupError(f"{error.filename or path} can't be written ({error.strerror})") from None
         except BaseException:
             remove(path)
             raise
-        kept = home.switch(path)
         previous = home.clean()
     return Outcome(
         environment=home.env,
@@ -95,6 +100,12 @@ def unchanged(home: Home, options: Options, plan: Plan) -> Outcome | None:
     return Outcome(environment=home.env, python=executable(home.env), changed=False, record=record)
 
 
+def _tidy(home: Home) -> None:
+    for path in home.unfinished():
+        say(f"Removing {path}, which an interrupted setup left")
+        remove(path)
+
+
 def _own(options: Options, plan: Plan) -> tuple[str, ...]:
     """Which dlenv belongs into the environment: the one in the offline folder, else the running one."""
     return options.record.own if options.offline and options.record else own.identity(plan.extras)
@@ -106,9 +117,8 @@ def _built(path: Path, options: Options, machine: Machine, plan: Plan, create: C
         say(note)
     began = time.monotonic()
     say(f"Building {path} with Python {plan.python}")
-    python = create(path, plan.python, options.env.name, found)
     with tempfile.TemporaryDirectory(prefix="dlenv-") as scratch:
-        source, packages, notes = _filled(python, options, plan, found, Path(scratch))
+        python, source, packages, notes = _filled(path, options, plan, found, create, Path(scratch))
         if plan.extras:
             own.install(python, source, Path(scratch))
     say(f"Installed {len(packages)} packages in {time.monotonic() - began:.0f} s; proving that they work together")
@@ -116,8 +126,9 @@ def _built(path: Path, options: Options, machine: Machine, plan: Plan, create: C
     record = Record(
         dlenv=__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        built=str(path),
         request=options.request,
-        machine=machine,
+        machine=machine.impersonal(),
         plan=plan,
         torch=source.candidate,
         packages=tuple(packages),
@@ -132,11 +143,13 @@ def _built(path: Path, options: Options, machine: Machine, plan: Plan, create: C
 
 
 def _filled(
-    python: Path, options: Options, plan: Plan, found: Sources, scratch: Path
-) -> tuple[Source, Sequence[Package], list[str]]:
-    """Fill the empty environment from the first source that works; that source, what was installed, what failed."""
+    path: Path, options: Options, plan: Plan, found: Sources, create: Create, scratch: Path
+) -> tuple[Path, Source, Sequence[Package], list[str]]:
+    """Make and fill the environment from the first source that works; its Python, what was taken, what failed."""
     failures: list[str] = []
     for source in found.packages:
+        remove(path)  # what a source that failed has left in it would be on no record
+        python = create(path, plan.python, options.env.name, found)
         say(f"Installing torch {source.candidate.torch} ({source.candidate.build}) from {source.label}")
         try:
             if options.record:
@@ -155,5 +168,5 @@ def _filled(
             failures.append(f"{source.label}: {error}")
             say(f"{source.label} did not do: {error}")
         else:
-            return source, packages, failures
+            return python, source, packages, failures
     raise SetupError(f"the packages could not be installed: {'; '.join(failures) or 'no source has them'}")
