@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +33,18 @@ def needs(extra: str) -> Iterator[None]:
 
 def say(text: str) -> None:
     """One line of talk, to stderr."""
-    click.echo(text, err=True)
+    click.echo(_shown(text), err=True)
+
+
+def echo(text: str) -> None:
+    """A result for people, to stdout."""
+    click.echo(_shown(text))
+
+
+def command_line(*words: object) -> str:
+    """A command as it can be typed into this system's shell, whatever is in its words."""
+    texts = [str(word) for word in words]
+    return subprocess.list2cmdline(texts) if os.name == "nt" else shlex.join(texts)
 
 
 def print_json(value: Any) -> None:
@@ -62,6 +76,11 @@ def parse_reference(value: str) -> tuple[str, int | None]:
     return name, int(version) if slash else None
 
 
+def _shown(text: str) -> str:
+    """Like ``_printable``, with its lines as they are: a program's error may have several."""
+    return "\n".join(_printable(line) for line in text.replace("\r\n", "\n").split("\n"))
+
+
 def _printable(text: str) -> str:
-    """Names from a stranger's folder may hold control sequences for the terminal."""
+    """Names and reasons from a stranger's files may hold control sequences for the terminal."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import click
-
-from dlenv.console import say
+from dlenv.console import command_line, echo, say
 from dlenv.machine import Machine
 from dlenv.plan import Plan
 from dlenv.setup.model import Outcome
@@ -37,8 +35,8 @@ def plan(machine: Machine, planned: Plan, env: Path) -> None:
         parts.append(f"dlenv with {', '.join(planned.extras)}")
     if torch.installed_mib:
         parts.append(f"about {torch.installed_mib / 1024:.1f} GiB for PyTorch")
-    click.echo(f"Machine: {'; '.join(_machine(machine))}")
-    click.echo(f"Plan: {where}by {planned.manager}: {', '.join(parts)}")
+    echo(f"Machine: {'; '.join(_machine(machine))}")
+    echo(f"Plan: {where}by {planned.manager}: {', '.join(parts)}")
     _list("Why:", planned.reasons)
     _list("Careful:", planned.warnings)
 
@@ -47,35 +45,37 @@ def outcome(done: Outcome) -> None:
     """Print where the environment is, what was proven, and how to go on."""
     record = done.record
     if not done.changed:
-        click.echo(f"{done.environment} is as planned; nothing to do")
+        echo(f"{done.environment} is as planned; nothing to do")
     else:
         stages = record.proof.get("stages", [])
-        click.echo(
+        echo(
             f"{done.environment} works: torch {record.torch.torch} ({record.torch.build}), "
             f"Python {record.plan.python}, {len(record.packages)} packages; proven by {len(stages)} checks"
         )
     for warning in record.plan.warnings:
         say(f"Careful: {warning}")
     if (planned := record.plan.torch) != record.torch:
-        say(f"torch {planned.torch} ({planned.build}) was planned and could not be had; again: dlenv setup --repair")
+        again = command_line("dlenv", "setup", "--repair", "--env", _shown(done.environment))
+        say(f"torch {planned.torch} ({planned.build}) was planned and could not be had; again: {again}")
     if done.kept:
         say(f"What was there before is kept as {done.kept}; remove it when you no longer need it")
     if done.added:
         say(f"These were installed by hand and are not in the new environment: {' '.join(done.added)}")
-        say(f"They come back by: uv pip install --python {done.python} {' '.join(done.added)}")
+        say(f"They come back by: {command_line('uv', 'pip', 'install', '--python', done.python, *done.added)}")
     for path in done.previous:
         say(f"{path} stays while it is in use, or holds packages that were installed by hand")
     if done.notebooks:
-        click.echo(f"Notebooks: {done.notebooks}")
+        echo(f"Notebooks: {done.notebooks}")
     _list("Not done:", done.problems)
     if done.problems:
         return
     if record.plan.manager != "colab":
-        click.echo(f"Use it:  {_activation(done)}")
+        echo(f"Use it:  {_activation(done)}")
     if record.plan.course and record.plan.manager != "colab":
-        click.echo(f"Learn:   dlenv lab --env {_shown(done.environment)}" + _notebooks(done))
+        folder = ("--notebooks", _shown(done.notebooks)) if done.notebooks else ()
+        echo(f"Learn:   {command_line('dlenv', 'lab', '--env', _shown(done.environment), *folder)}")
     if "serve" in record.plan.extras:
-        click.echo(f"Serve:   {_shown(done.python.parent)}{os.sep}dlenv serve")
+        echo(f"Serve:   {command_line(f'{_shown(done.python.parent)}{os.sep}dlenv', 'serve')}")
 
 
 def _machine(machine: Machine) -> list[str]:
@@ -93,21 +93,17 @@ def _machine(machine: Machine) -> list[str]:
 
 def _list(title: str, lines: Sequence[str]) -> None:
     if lines:
-        click.echo(title)
+        echo(title)
     for line in lines:
-        click.echo(f"  - {line}")
+        echo(f"  - {line}")
 
 
 def _activation(done: Outcome) -> str:
     if done.record.plan.manager == "conda":
-        return f"conda activate {done.environment}"
+        return command_line("conda", "activate", done.environment)
     if os.name == "nt":
-        return f"{_shown(done.environment)}\\Scripts\\activate"
-    return f". {_shown(done.environment)}/bin/activate"
-
-
-def _notebooks(done: Outcome) -> str:
-    return f" --notebooks {_shown(done.notebooks)}" if done.notebooks else ""
+        return command_line(f"{_shown(done.environment)}\\Scripts\\activate")
+    return command_line(".", f"{_shown(done.environment)}/bin/activate")
 
 
 def _shown(path: Path) -> str:
