@@ -93,13 +93,17 @@ class ArchiveRefused(DataError):
 
 
 class Unreachable(DataError):
-    """None of the addresses of a download gave it; ``wrong`` names those that gave something else."""
+    """None of the addresses of a download gave it; ``wrong`` names those that gave something else.
+
+    ``failures`` holds each address that was asked, and why it did not give it.
+    """
 
     status = 503
 
-    def __init__(self, message: str, wrong: tuple[str, ...] = ()) -> None:
+    def __init__(self, message: str, wrong: tuple[str, ...] = (), failures: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__(message)
         self.wrong = wrong
+        self.failures = failures
 
 
 class SetupError(DlenvError):

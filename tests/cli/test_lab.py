@@ -168,6 +168,24 @@ def test_no_environment_and_no_notebooks(run: Run, tmp_path: Path) -> None:
     assert "dlenv notebooks fetch" in result.stderr
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a shell stands for the Python")
+def test_a_reason_in_any_language_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python writes to a pipe in the code page of a Chinese Windows (cp936), unless told otherwise."""
+    env = bare(tmp_path / "env")
+    [site] = env.glob("lib/python3.*/site-packages")
+    (site / "ipykernel.py").write_text("raise ImportError('环境 is broken')\n", encoding="utf-8")
+    (site / "jupyterlab.py").touch()
+    monkeypatch.setenv("PYTHONIOENCODING", "gbk")
+    with pytest.raises(NoEnvironment, match="环境 is broken"):
+        lab.command(env, tmp_path)
+    # Whatever it is that writes there, it is no traceback.
+    (env / "bin" / "python").unlink()
+    (env / "bin" / "python").write_text("#!/bin/sh\nprintf 'bad \\273\\265' >&2; exit 1\n")
+    (env / "bin" / "python").chmod(0o755)
+    with pytest.raises(NoEnvironment, match="bad \ufffd"):
+        lab.command(env, tmp_path)
+
+
 @pytest.fixture
 def server(jupyter: Path, tmp_path: Path) -> Iterator[tuple[httpx.Client, psutil.Process]]:
     """JupyterLab as `dlenv lab` starts it, for a user who has registered another "python3"."""

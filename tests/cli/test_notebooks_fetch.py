@@ -22,6 +22,7 @@ from dlenv.notebooks import fetch as fetching
 from dlenv.notebooks.document import read, without_installation
 from dlenv.notebooks.fetch import fetch_notebooks
 from dlenv.notebooks.folder import MANIFEST, Manifest, chapters, find
+from dlenv.plan.model import Edition
 
 Run = Callable[..., Any]
 INSTALL = "!pip install git+https://github.com/d2l-ai/d2l-zh@release  # installing d2l\n"
@@ -240,8 +241,11 @@ def test_no_address_gives_them(folder: Path) -> None:
     nobody = dead_address()
     with pytest.raises(Unreachable) as caught:
         fetch_notebooks("zh", folder, recipe=recipe(nobody))
-    for part in (f"{nobody}/d2l-zh-2.0.0.zip", f"{nobody}/archive/0123.tar.gz", "--mirror URL", "--from FILE"):
-        assert part in str(caught.value)
+    text = str(caught.value)
+    host = nobody.partition("://")[2]
+    assert text.count(host) == text.count("Connection refused") == 1  # of three addresses
+    again = f"dlenv notebooks fetch --course zh --notebooks {folder}"
+    assert text.endswith(f"{again} --mirror URL (or --from FILE)")
     assert list(folder.parent.iterdir()) == []
 
 
@@ -371,9 +375,11 @@ def test_the_contents_in_the_book_s_order(tmp_path: Path, folder: Path) -> None:
     ]
 
 
-def whole_course(path: Path) -> Path:
+def whole_course(path: Path, edition: Edition = "zh") -> Path:
     """An archive with as many notebooks as the catalog says that the course has."""
-    many = {f"chapter_many/n{number}.ipynb": notebook(f"# Number {number}") for number in range(courses()["zh"].count)}
+    many = {
+        f"chapter_many/n{number}.ipynb": notebook(f"# Number {number}") for number in range(courses()[edition].count)
+    }
     packed(path, official({**NOTEBOOKS, **many}))
     return path
 
@@ -381,7 +387,7 @@ def whole_course(path: Path) -> Path:
 def test_the_commands(run: Run, tmp_path: Path) -> None:
     archive = whole_course(tmp_path / "d2l-zh-2.0.0.zip")
     assert run("notebooks", "path").code == 2
-    result = run("notebooks", "fetch", "--from", archive)
+    result = run("notebooks", "fetch", "--course", "zh", "--from", archive)
     assert (result.code, result.stdout) == (0, "d2l-zh\n")
     assert f"{len(NOTEBOOKS) + courses()['zh'].count + 2} files added, 0 updated, 0 kept" in result.stderr
     assert run("notebooks", "path").stdout == f"{Path('d2l-zh').absolute()}\n"
@@ -390,7 +396,7 @@ def test_the_commands(run: Run, tmp_path: Path) -> None:
     listed = run("notebooks", "list")
     assert "First\tchapter_one/b\tBb\t\n" in listed.stdout
     assert "First\tchapter_one/a\ta\tedited\n" in listed.stdout
-    assert "1 files are missing" in listed.stderr
+    assert "1 files are missing; again: dlenv notebooks fetch --course zh --notebooks d2l-zh" in listed.stderr
     document = json.loads(run("notebooks", "list", "--json", "--notebooks", "d2l-zh").stdout)
     assert (document["schema"], document["edition"], document["missing"]) == (1, "zh", ["img/cat.jpg"])
     assert document["chapters"][0]["notebooks"][0] == {
@@ -408,7 +414,8 @@ def test_the_commands(run: Run, tmp_path: Path) -> None:
 
 def test_the_command_by_a_mirror(run: Run, server: Server, tmp_path: Path) -> None:
     server.pages["/far/d2l-zh-2.0.0.zip"] = Page(whole_course(tmp_path / "x.zip").read_bytes())
-    result = run("notebooks", "fetch", "--mirror", f"{server.url}/far", "--notebooks", tmp_path / "books")
+    words = ["--course", "zh", "--mirror", f"{server.url}/far"]
+    result = run("notebooks", "fetch", *words, "--notebooks", tmp_path / "books")
     assert result.code == 0, result.stderr
     assert f"Downloading {server.url}/far/d2l-zh-2.0.0.zip" in result.stderr
     result = run("notebooks", "fetch", "--course", "en", "--mirror", dead_address(), "--notebooks", tmp_path / "more")
@@ -423,4 +430,76 @@ def test_two_editions_need_a_name(run: Run, tmp_path: Path) -> None:
     result = run("notebooks", "path")
     assert result.code == 2
     assert "there are d2l-zh and d2l-en; name one by --notebooks" in result.stderr
+    result = run("notebooks", "fetch", "--from", archive)
+    assert (result.code, result.stdout) == (2, "")
+    assert "there are d2l-zh and d2l-en" in result.stderr
     assert run("notebooks", "path", "--course", "en").stdout == f"{Path('d2l-en').absolute()}\n"
+
+
+@pytest.mark.parametrize(("language", "edition"), [("zh_CN.UTF-8", "zh"), ("en_US.UTF-8", "en")])
+def test_the_edition_is_the_one_that_is_here_else_the_systems(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str, edition: Edition
+) -> None:
+    for name in ("LC_ALL", "LC_MESSAGES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LANG", language)
+    assert f"dlenv notebooks fetch --course {edition}\n" in run("notebooks", "list").stderr
+    archive = whole_course(tmp_path / "x.zip", "en")  # the one with more notebooks
+    assert run("notebooks", "fetch", "--from", archive).stdout == f"d2l-{edition}\n"
+    other: Edition = "en" if edition == "zh" else "zh"
+    place = Path("here", f"d2l-{other}")
+    fetch_notebooks(other, place, archive=archive, recipe=recipe(""))
+    (place / "img/cat.jpg").unlink()
+    result = run("notebooks", "fetch", "--from", archive, "--notebooks", place)
+    assert (result.code, result.stdout) == (0, f"{place}\n"), result.stderr
+    assert result.stderr.startswith("1 files added")
+    monkeypatch.chdir("here")
+    assert run("notebooks", "fetch", "--from", archive).stdout == f"d2l-{other}\n"
+    monkeypatch.chdir(f"d2l-{other}")
+    assert run("notebooks", "fetch", "--from", archive).stdout == ".\n"
+
+
+def test_an_empty_folder_is_filled_and_stays_the_same_one(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed(tmp_path / "x.zip", official())
+    folder.mkdir(parents=True)
+    (folder / ".dlenv-notebooks-killed").mkdir()
+    before = folder.stat().st_ino
+    monkeypatch.chdir(folder)
+    result = fetch_notebooks("zh", Path(), archive=tmp_path / "x.zip", recipe=recipe(""))
+    assert set(result.added) == EXPECTED
+    assert folder.stat().st_ino == before
+    assert Path.cwd() == folder
+    assert files(Path()).keys() == EXPECTED
+    target = tmp_path / "another disk"
+    target.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    fetch_notebooks("zh", link, archive=tmp_path / "x.zip", recipe=recipe(""))
+    assert link.is_symlink()
+    assert files(target).keys() == EXPECTED
+    assert {path.name for path in tmp_path.iterdir()} == {"x.zip", "place", "another disk", "link"}
+    target.rename(tmp_path / "gone")
+    with pytest.raises(UsageError, match="not made by dlenv"):
+        fetch_notebooks("zh", link, archive=tmp_path / "x.zip", recipe=recipe(""))
+
+
+def test_a_folder_that_was_being_filled_is_mended(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed(tmp_path / "x.zip", official())
+    folder.mkdir(parents=True)
+    replace = Path.replace
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if target.parent == folder and target.name == "img":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fetch_notebooks("zh", folder, archive=tmp_path / "x.zip", recipe=recipe(""))
+    monkeypatch.undo()
+    fetch_notebooks("zh", folder, archive=tmp_path / "x.zip", recipe=recipe(""))
+    assert files(folder).keys() == EXPECTED

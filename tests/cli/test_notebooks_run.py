@@ -105,8 +105,15 @@ def test_default_folder_is_that_of_the_course(tmp_path: Path, monkeypatch: pytes
         plan=Plan(manager="uv", python="3.11", torch=torch, course=course),
         torch=torch,
         packages=(),
+        notebooks=str(tmp_path / "d2l-en"),
     ).write(tmp_path)
     assert running.default(tmp_path) == Path("d2l-en")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert running.default(tmp_path) == tmp_path / "d2l-en"
+    (tmp_path / "d2l-en").rename(tmp_path / "gone")
+    with pytest.raises(UsageError, match="dlenv notebooks fetch --course en"):
+        running.default(tmp_path)
 
 
 # Why

@@ -27,7 +27,11 @@ command.add_command(run)
 
 
 @command.command()
-@click.option("--course", type=click.Choice(["zh", "en"]), default="zh", show_default=True, help="Edition.")
+@click.option(
+    "--course",
+    type=click.Choice(["zh", "en"]),
+    help="Edition.  [default: the one that is here, else zh where the system speaks Chinese, else en]",
+)
 @_folder
 @click.option("--mirror", metavar="URL", help="Download from here only: an archive, or a folder that has it.")
 @click.option(
@@ -39,18 +43,24 @@ command.add_command(run)
 @click.option("--accept-changed", is_flag=True, help="Take an archive that is not as it was when first fetched.")
 @_json
 def fetch(
-    course: Edition, folder: Path | None, mirror: str | None, archive: Path | None, accept_changed: bool, as_json: bool
+    course: Edition | None,
+    folder: Path | None,
+    mirror: str | None,
+    archive: Path | None,
+    accept_changed: bool,
+    as_json: bool,
 ) -> None:
     """Fetch the notebooks, or what is missing of them, and update those that you have not edited.
 
     The folder holds a folder for each chapter. What you have edited is never overwritten.
     """
     from dlenv.notebooks.fetch import fetch_notebooks
-    from dlenv.notebooks.folder import default
+    from dlenv.notebooks.folder import chosen
 
+    place, edition = chosen(folder, course)
     result = fetch_notebooks(
-        course,
-        folder or default(course),
+        edition,
+        place,
         archive=archive,
         mirror=mirror,
         accept_changed=accept_changed,
@@ -75,7 +85,7 @@ def fetch(
 @_json
 def list_(course: Edition | None, folder: Path | None, as_json: bool) -> None:
     """List chapters and notebooks, and which of them you have edited."""
-    from dlenv.notebooks.folder import chapters, find, missing
+    from dlenv.notebooks.folder import chapters, fetching, find, missing
 
     place, manifest = find(folder, course)
     found = chapters(place, manifest)
@@ -105,7 +115,7 @@ def list_(course: Edition | None, folder: Path | None, as_json: bool) -> None:
     ]
     print_table(["chapter", "notebook", "title", "state"], rows)
     if gone:
-        say(f"{len(gone)} files are missing; dlenv notebooks fetch gets them again")
+        say(f"{len(gone)} files are missing; again: {fetching(manifest.edition, place)}")
 
 
 @command.command()

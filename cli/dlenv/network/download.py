@@ -16,7 +16,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from dlenv.errors import DataError, Unreachable
-from dlenv.network.http import FAILURES, client, public, reason
+from dlenv.network.http import FAILURES, check_address, client, public, reason
 
 # Connecting fails fast, so that the next address gets its turn; a slow download is no reason to give up.
 _TIMEOUT = httpx.Timeout(30, connect=10)
@@ -93,10 +93,12 @@ def fetch(
     one failed; ``progress`` the bytes that are there and the whole file's, where known.
 
     Raises ``Unreachable`` naming every address and its failure (those that gave another file than the wanted one are
-    in its ``wrong``), ``DataError`` where the target can't be written.
+    in its ``wrong``), ``DataError`` where the target can't be written, ``UsageError`` where an address is none.
     """
+    for url in urls:
+        check_address(url, f"the address of {target.name}")
     wanted = _Wanted(sha256=sha256, md5=md5, size=size, limit=limit)
-    failures: list[str] = []
+    failures: list[tuple[str, str]] = []
     wrong: list[str] = []
     try:
         if wanted.hashed and target.is_file() and not wanted.mismatch(target):
@@ -109,7 +111,7 @@ def fetch(
                     _Transfer(http, url, part, wanted, progress, log).run()
                 except (_Wrong, _Failed) as failure:
                     log(f"{public(url)}: {failure}")
-                    failures.append(f"{public(url)} ({failure})")
+                    failures.append((public(url), str(failure)))
                     if isinstance(failure, _Wrong):
                         wrong.append(public(url))
                 else:
@@ -117,7 +119,8 @@ def fetch(
                     return _fetched(target, url)
     except OSError as error:
         raise DataError(f"{target} can't be written ({error.strerror or error})") from None
-    raise Unreachable(f"no mirror gave {target.name}: {'; '.join(failures)}", wrong=tuple(wrong))
+    text = "; ".join(f"{url} ({why})" for url, why in failures)
+    raise Unreachable(f"no mirror gave {target.name}: {text}", wrong=tuple(wrong), failures=tuple(failures))
 
 
 def digest(path: Path, algorithm: str = "sha256") -> str:

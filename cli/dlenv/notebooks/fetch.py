@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
@@ -17,13 +18,14 @@ from dlenv.errors import DataError, Unreachable, UsageError
 from dlenv.network import download
 from dlenv.network.http import public
 from dlenv.network.progress import DownloadProgress
-from dlenv.notebooks.folder import Manifest, missing
+from dlenv.notebooks.folder import Manifest, fetching, missing
 from dlenv.notebooks.source import extract
 from dlenv.plan.model import Edition
 
 # The official archives hold the notebooks of four frameworks; a repository's has about 45 MB.
 _LIMIT = 1 << 30
-_ADVICE = "try again later, name a mirror by --mirror URL, or give an archive that you have by --from FILE"
+# Where a fetch unpacks before anything takes its place.
+_SCRATCH = ".dlenv-notebooks-"
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,33 +69,43 @@ def fetch_notebooks(
     Raises ``UsageError`` where the folder can't be taken, ``Unreachable`` where no address gave an archive,
     ``ArchiveRefused`` or ``DataError`` where an archive or the folder can't be used.
     """
-    before = _ours(edition, folder)
+    before = check(edition, folder)
     same = archive is None or (before is not None and archive.is_file() and download.digest(archive) == before.archive)
     if before and same and not refresh and not missing(folder, before):
         return Result(folder=folder, source=before.source, left_out=before.left_out)
     recipe = recipe or courses()[edition]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".dlenv-notebooks-", dir=folder.parent) as scratch:
+        # Inside a folder that is there: it may be a link or a mount, and the one above it not ours to write.
+        around = folder if folder.exists() else folder.parent
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=around) as scratch:
             fresh = Path(scratch) / "notebooks"
             manifest = (
                 _from_file(edition, recipe, archive, fresh)
                 if archive
-                else _from_network(edition, recipe, mirror, accept_changed, fresh, log)
+                else _from_network(edition, recipe, mirror, accept_changed, fresh, log, fetching(edition, folder))
             )
             return _put(fresh, folder, manifest, before)
     except OSError as error:
         raise DataError(f"the notebooks can't be put into {folder} ({error.strerror or error})") from None
 
 
-def _ours(edition: Edition, folder: Path) -> Manifest | None:
+def check(edition: Edition, folder: Path) -> Manifest | None:
     """The manifest of ``folder``, None where it is to be made; raises ``UsageError`` where it is somebody else's."""
     manifest = Manifest.read(folder)
     if manifest and manifest.edition != edition:
         raise UsageError(f"{folder} holds the edition {manifest.edition}; name another folder by --notebooks")
-    if manifest is None and (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+    if manifest is None and os.path.lexists(folder) and not _is_free(folder):
         raise UsageError(f"{folder} is there and was not made by dlenv; name another folder by --notebooks")
     return manifest
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether it is a folder with nothing in it, but for what a fetch that was killed has left."""
+    try:
+        return folder.is_dir() and all(path.name.startswith(_SCRATCH) for path in folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{folder} can't be read ({error.strerror}); name another folder by --notebooks") from None
 
 
 def _from_file(edition: Edition, recipe: Recipe, archive: Path, fresh: Path) -> Manifest:
@@ -108,8 +120,9 @@ def _from_network(
     accept_changed: bool,
     fresh: Path,
     log: Callable[[str], None],
+    again: str,
 ) -> Manifest:
-    failures = []
+    failures: list[str] = []
     for name, urls in _addresses(recipe, mirror):
         key = f"{edition}/{name}"
         known = None if accept_changed else _known().get(key)
@@ -130,7 +143,8 @@ def _from_network(
                     f"{error.wrong[0]} is not the archive that was fetched on {known.date} ({error}); "
                     "if the course has published a new one, take it by --accept-changed"
                 ) from None
-            failures.append(str(error))
+            hosts = [(urlsplit(url).netloc.rpartition("@")[2], why) for url, why in error.failures]
+            failures += [f"{host} ({why})" for host, why in hosts] or [str(error)]
             continue
         try:
             left_out = extract(target, fresh, at_least=recipe.count)
@@ -143,7 +157,10 @@ def _from_network(
         if known is None:
             _remember(key, fetched, source)
         return _manifest(edition, source, fetched.sha256, fresh, left_out)
-    raise Unreachable(f"the notebooks can't be had: {'; '.join(failures)}; {_ADVICE}")
+    raise Unreachable(
+        f"the notebooks can't be had: {'; '.join(dict.fromkeys(failures))}; try again later, or from a mirror "
+        f"or a file that you have: {again} --mirror URL (or --from FILE)"
+    )
 
 
 def _addresses(recipe: Recipe, mirror: str | None) -> list[tuple[str, list[str]]]:
@@ -175,10 +192,13 @@ def _manifest(edition: Edition, source: str, sha256: str, fresh: Path, left_out:
 def _put(fresh: Path, folder: Path, manifest: Manifest, before: Manifest | None) -> Result:
     """Move what is fresh into ``folder``, leaving alone what the user has edited."""
     if before is None:
-        manifest.write(fresh)
-        if folder.exists():
-            folder.rmdir()
-        fresh.replace(folder)
+        if folder.exists():  # it may be somebody's working directory, a link or a mount: filled, not replaced
+            manifest.write(folder)  # first, so that what an interruption leaves is known as ours
+            for path in fresh.iterdir():
+                path.replace(folder / path.name)
+        else:
+            manifest.write(fresh)
+            fresh.replace(folder)
         return Result(folder=folder, source=manifest.source, added=tuple(manifest.files), left_out=manifest.left_out)
     added, updated, kept = [], [], []
     for name, new in manifest.files.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 import tempfile
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from dlenv.console import command_line
 from dlenv.errors import DataError, UsageError
 from dlenv.network.download import digest
 from dlenv.notebooks import document
@@ -70,21 +72,43 @@ def default(edition: Edition) -> Path:
     return Path(f"d2l-{edition}")
 
 
+def preferred() -> Edition:
+    """The edition in the system's language, where there is one: Chinese, else English."""
+    languages = [os.environ.get(name, "") for name in ("LC_ALL", "LC_MESSAGES", "LANG")]
+    if not any(languages):
+        languages = [locale.getlocale()[0] or ""]  # Windows calls it "Chinese (Simplified)_China"
+    first = next((language for language in languages if language), "")
+    return "zh" if first.lower().startswith(("zh", "chinese")) else "en"
+
+
+def fetching(edition: Edition | None = None, folder: Path | None = None) -> str:
+    """The command that fetches the notebooks."""
+    place = ("--notebooks", folder) if folder else ()
+    return command_line("dlenv", "notebooks", "fetch", "--course", edition or preferred(), *place)
+
+
+def chosen(folder: Path | None = None, edition: Edition | None = None) -> tuple[Path, Edition]:
+    """Where to fetch which edition: as named, else what is here already, else as the system's language says.
+
+    Raises ``UsageError`` where there is more than one here.
+    """
+    if found := _there(folder, edition):
+        place, manifest = found
+        return place, manifest.edition
+    edition = edition or preferred()
+    return folder or default(edition), edition
+
+
 def find(folder: Path | None = None, edition: Edition | None = None) -> tuple[Path, Manifest]:
     """The folder of notebooks: the one that is named, else the one here or below here that dlenv has made.
 
     Raises ``UsageError`` where there is none, or where it could be more than one.
     """
-    editions: tuple[Edition, ...] = (edition,) if edition else ("zh", "en")
-    places = [folder] if folder else [Path(), *(default(name) for name in editions)]
-    found = [(place, manifest) for place in places if (manifest := Manifest.read(place))]
-    found = [(place, manifest) for place, manifest in found if manifest.edition in editions]
+    found = _there(folder, edition)
     if not found:
         where = f"in {folder}" if folder else "here"
-        raise UsageError(f"there are no notebooks of dlenv's {where}; get them by: dlenv notebooks fetch")
-    if len(found) > 1:
-        raise UsageError(f"there are {' and '.join(str(place) for place, _ in found)}; name one by --notebooks")
-    return found[0]
+        raise UsageError(f"there are no notebooks of dlenv's {where}; get them by: {fetching(edition)}")
+    return found
 
 
 def chapters(folder: Path, manifest: Manifest) -> list[Chapter]:
@@ -102,6 +126,16 @@ def chapters(folder: Path, manifest: Manifest) -> list[Chapter]:
 def missing(folder: Path, manifest: Manifest) -> list[str]:
     """What was fetched and is not there any more."""
     return [name for name in manifest.files if not os.path.lexists(folder / name)]
+
+
+def _there(folder: Path | None, edition: Edition | None) -> tuple[Path, Manifest] | None:
+    editions: tuple[Edition, ...] = (edition,) if edition else ("zh", "en")
+    places = [folder] if folder else [Path(), *(default(name) for name in editions)]
+    found = [(place, manifest) for place in places if (manifest := Manifest.read(place))]
+    found = [(place, manifest) for place, manifest in found if manifest.edition in editions]
+    if len(found) > 1:
+        raise UsageError(f"there are {' and '.join(str(place) for place, _ in found)}; name one by --notebooks")
+    return found[0] if found else None
 
 
 def _chapter(folder: Path, manifest: Manifest, name: str, paths: list[Path]) -> Chapter:

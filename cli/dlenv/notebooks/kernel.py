@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from dlenv.console import command_line
 from dlenv.environment.layout import executable
 from dlenv.environment.record import Record, installed
 from dlenv.errors import NoEnvironment, SetupError
@@ -41,6 +44,24 @@ def variables(env: Path) -> dict[str, str]:
     result["PATH"] = os.pathsep.join([*map(str, folders), os.environ.get("PATH", os.defpath)])
     result["CONDA_PREFIX" if (env / "conda-meta").is_dir() else "VIRTUAL_ENV"] = str(env)
     return result
+
+
+def need(env: Path, modules: Sequence[str], trouble: str) -> None:
+    """Raise ``NoEnvironment``, which begins with ``trouble``, unless ``modules`` can be imported in ``env``."""
+    python = executable(env)
+    done = subprocess.run(
+        [str(python), "-c", f"import {', '.join(modules)}"],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        # Else Python writes to a pipe in the system's code page on Windows, and paths become unreadable.
+        env=variables(env) | {"PYTHONIOENCODING": "utf-8"},
+        check=False,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        install = command_line("uv", "pip", "install", "--python", python, *modules)
+        raise NoEnvironment(f"{trouble} in {env} ({last}); add what is missing by: {install}")
 
 
 def specification(python: Path, name: str) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlenv.environment.layout import executable
-from dlenv.errors import NoEnvironment
 from dlenv.notebooks import kernel
 
 
@@ -24,14 +23,7 @@ def command(
     env = kernel.stable(env)
     python = executable(env)
     variables = kernel.variables(env)
-    check = [str(python), "-c", "import jupyterlab, ipykernel"]
-    done = subprocess.run(check, capture_output=True, text=True, env=variables, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise NoEnvironment(
-            f"JupyterLab can't be started in {env} ({last}); "
-            f"add what is missing by: uv pip install --python {python} jupyterlab ipykernel"
-        )
+    kernel.need(env, ("jupyterlab", "ipykernel"), "JupyterLab can't be started")
     # A kernel "python3" that the user registered must not come first (jupyter_core.paths, jupyter_path).
     own = str(env / "share" / "jupyter")
     variables["JUPYTER_PATH"] = os.pathsep.join(filter(None, [own, variables.get("JUPYTER_PATH")]))

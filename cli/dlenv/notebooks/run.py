@@ -14,7 +14,7 @@ from typing import Any
 
 from dlenv.environment.layout import executable
 from dlenv.environment.record import Record
-from dlenv.errors import DataError, NoEnvironment, UsageError
+from dlenv.errors import DataError, UsageError
 from dlenv.notebooks import folder, kernel, runner
 from dlenv.notebooks.outcome import Outcome, classify
 from dlenv.probe import process
@@ -25,9 +25,15 @@ _GRACE_S = 60
 
 
 def default(env: Path) -> Path:
-    """The folder of notebooks where none is named: here, of the course of ``env``; raises ``UsageError``."""
+    """The folder of notebooks of the course of ``env``: here, else where setup put them; raises ``UsageError``."""
     record = Record.read(env)
-    return folder.find(edition=record.plan.course.edition if record and record.plan.course else None)[0]
+    edition = record.plan.course.edition if record and record.plan.course else None
+    try:
+        return folder.find(edition=edition)[0]
+    except UsageError:
+        if record and record.notebooks and folder.Manifest.read(Path(record.notebooks)):
+            return Path(record.notebooks)
+        raise
 
 
 def find(root: Path) -> dict[str, Path]:
@@ -45,7 +51,7 @@ def select(root: Path, words: Sequence[str]) -> dict[str, Path]:
     """
     found = find(root)
     if not found:
-        raise UsageError(f"there are no notebooks in {root}; get them by: dlenv notebooks fetch")
+        raise UsageError(f"there are no notebooks in {root}; get them by: {folder.fetching()}")
     chosen: set[str] = set()
     for word in words:
         start = word.replace("\\", "/").removeprefix("./").removesuffix(".ipynb").rstrip("/")
@@ -62,14 +68,7 @@ def select(root: Path, words: Sequence[str]) -> dict[str, Path]:
 
 def check(env: Path) -> None:
     """Raise ``NoEnvironment`` unless notebooks can be run in ``env``."""
-    command = [str(executable(env)), "-c", "import nbclient, ipykernel"]
-    done = subprocess.run(command, capture_output=True, text=True, env=kernel.variables(env), check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise NoEnvironment(
-            f"notebooks can't be run in {env} ({last}); "
-            f"add what is missing by: uv pip install --python {executable(env)} nbclient ipykernel"
-        )
+    kernel.need(env, ("nbclient", "ipykernel"), "notebooks can't be run")
 
 
 def run(env: Path, root: Path, notebooks: dict[str, Path], limit: float, keep: Path | None = None) -> Iterator[Outcome]:
