@@ -109,8 +109,11 @@ OTHER_MACHINES: list[tuple[str, Machine, dict[str, Any], str]] = [
     ("Jetson", machine("linux arm", None, "8.7", jetson=True), {}, "2.15.0+cpu"),
     ("Apple silicon, macOS 15", machine("macos 15.1"), {}, "2.15.0+mps pypi"),
     ("Apple silicon, macOS 14", machine("macos 14.5"), {}, "2.15.0+mps pypi"),
-    ("Apple silicon, macOS 13", machine("macos 13.6"), {}, "2.11.0+mps pypi"),
+    ("Apple silicon, macOS 13", machine("macos 13.6"), {}, "2.8.0+mps pypi"),  # the last with MPS there
+    ("Apple silicon, macOS 13, no GPU", machine("macos 13.6"), {"gpus": ()}, "2.11.0+mps pypi"),
+    ("Apple silicon, macOS 12", machine("macos 12.6"), {}, "2.4.1+mps pypi"),
     ("Apple silicon, macOS 11", machine("macos 11.7"), {}, "2.11.0+mps pypi"),
+    ("Apple silicon, macOS not known", machine("macos"), {}, "2.15.0+mps pypi"),
     ("macOS 11 and Python 3.13", machine("macos 11.7"), {"python": "3.13"}, "2.8.0+mps pypi"),
     ("Intel Mac", machine("macos 14.5 intel"), {}, "2.2.2+cpu pypi"),
     ("AMD", machine("linux", amd_gpus=("gfx1100",), rocm_driver=True), {}, "2.13.0+rocm7.2"),
@@ -137,6 +140,38 @@ def test_another_machine(where: Machine, wishes: dict[str, Any], expected: str) 
     assert summary(make(where, **wishes)) == expected
 
 
+AMD = {"amd_gpus": ("gfx1100", "gfx1036", "gfx1100"), "rocm_driver": True}
+PROVEN: list[tuple[str, Machine, dict[str, Any], tuple[str, ...]]] = [
+    ("no GPU", machine("linux"), {}, ()),
+    ("a CUDA build for later", machine("linux"), {"build": "cu126"}, ()),
+    ("two GPUs", machine("linux", "580.95.05", "7.5 9.0"), {}, ("cuda:0", "cuda:1")),
+    ("the second one is PyTorch's first", machine("linux", "580.95.05", "7.5 9.0"), {"gpus": (1,)}, ("cuda:0",)),
+    ("GPUs that are not wanted", machine("linux", "580.95.05", "7.5 9.0"), {"gpus": ()}, ()),
+    ("GPUs that no build suits", machine("linux", "440.33.01", "7.5"), {}, ()),
+    ("Apple silicon", machine("macos 15.1"), {}, ("mps",)),
+    ("Apple silicon, asked for", machine("macos 15.1"), {"build": "mps"}, ("mps",)),
+    ("Apple silicon, not wanted", machine("macos 15.1"), {"gpus": ()}, ()),
+    ("Apple silicon, asked for and not wanted", machine("macos 15.1"), {"gpus": (), "build": "mps"}, ()),
+    ("Apple silicon before MPS", machine("macos 11.7"), {}, ()),
+    ("Apple silicon, this torch before MPS", machine("macos 13.6"), {"torch": "2.11.0"}, ()),
+    ("Intel Mac", machine("macos 14.5 intel"), {}, ()),
+    ("AMD, the one in the processor has no code", machine("linux", **AMD), {}, ("cuda:0", "cuda:1")),
+    ("AMD, not wanted", machine("linux", **AMD), {"gpus": (), "build": "rocm7.2"}, ()),
+    ("AMD by name", machine("linux", amd_gpus=("Radeon",), rocm_driver=True), {"build": "rocm7.2"}, ("cuda:0",)),
+    ("AMD without ROCm's driver", machine("linux", amd_gpus=("gfx1100",)), {"build": "rocm7.2"}, ()),
+    ("Intel GPU", machine("linux", intel_gpu=True), {"build": "xpu"}, ()),
+    ("Colab", machine("linux", "580.95.05", "7.5", colab=True), {"installed_torch": "2.11.0+cu128"}, ("cuda:0",)),
+    ("Colab, not wanted", machine("linux", "580.95.05", "7.5", colab=True), {"installed_torch": "2.11.0+cu128", "gpus": ()}, ()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("where", "wishes", "devices"), [row[1:] for row in PROVEN], ids=[row[0] for row in PROVEN]
+)  # fmt: skip
+def test_what_is_proven(where: Machine, wishes: dict[str, Any], devices: tuple[str, ...]) -> None:
+    assert make(where, **wishes).devices == devices
+
+
 REFUSED: list[tuple[str, Machine, dict[str, Any], type[DlenvError], str]] = [
     ("Alpine", machine("linux", libc=("musl", "1.2.5")), {}, SetupError, "musl 1.2.5 .* glibc"),
     ("32-bit Python", machine("windows", python_bits=32), {}, SetupError, "64-bit Python"),
@@ -156,6 +191,9 @@ REFUSED: list[tuple[str, Machine, dict[str, Any], type[DlenvError], str]] = [
     ("Intel Mac and serve", machine("macos 14.5 intel"), {"extras": ("serve",)}, SetupError, "need torch >=2.6"),
     ("no such GPU", machine("linux", "580.95.05", "7.5"), {"gpus": (3,)}, UsageError, r"no GPU 3 here; the GPUs are: 0 \(Tesla T4\)"),
     ("a GPU where there is none", machine("linux"), {"gpus": (0,)}, UsageError, "no GPU 0 here; the GPUs are: none"),
+    ("a driver that does not answer", machine("linux", nvml=Nvml(status="mismatch", detail="Driver/library version mismatch")), {"gpus": (0,)}, SetupError, r"GPU 0 can't be used: NVIDIA's driver can't be asked: mismatch \(Driver/library version mismatch\); dlenv doctor"),
+    ("a driver that is not loaded", machine("linux", nvidia_pci=("0000:01:00.0",), nvml=Nvml(status="driver-not-loaded")), {"gpus": (0,)}, SetupError, "driver-not-loaded"),
+    ("a driver without its library", machine("linux", nvidia_pci=("0000:01:00.0",), nouveau=True), {"gpus": (0,)}, SetupError, "library-missing; the kernel module nouveau"),
     ("the lost GPU", machine("linux", "580.95.05", "?"), {"gpus": (0,)}, SetupError, "can't be used"),
     ("a Jetson's GPU", machine("linux arm", None, "8.7", jetson=True), {"gpus": (0,)}, SetupError, "Jetson"),
     ("build too new for the GPU", machine("linux", "580.95.05", "6.1"), {"build": "cu132"}, SetupError, r"no code for .* 6\.1.* it would be 2.14.1\+cu126"),

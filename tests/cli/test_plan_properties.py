@@ -240,6 +240,18 @@ def verify(where: Machine, request: plan.Request) -> None:
     assert planned.python == request.python or request.python is None
     if request.gpus is not None:
         assert set(planned.gpus) <= set(request.gpus)
+    if request.gpus == ():
+        assert planned.devices == ()
+    if planned.gpus:
+        assert planned.devices == tuple(f"cuda:{position}" for position in range(len(planned.gpus)))
+        if request.strict_cuda and request.build is None and re.fullmatch(r"[0-9.]+", where.cuda_driver or ""):
+            assert where.cuda_driver is not None
+            for candidate in (planned.torch, *planned.fallbacks):
+                cuda = (int(candidate.build[2:-1]), int(candidate.build[-1]))
+                assert cuda <= numbers(where.cuda_driver)[:2]
+    for candidate in planned.fallbacks:
+        (row,) = [row for row in TORCH["release"] if candidate.torch in row["versions"]]
+        assert candidate.index is None or candidate.build not in row.get("unconfirmed", ())
     for candidate in (planned.torch, *planned.fallbacks):
         check(where, request, planned.python, candidate, planned.gpus)
     if planned.course:

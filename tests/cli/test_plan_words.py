@@ -39,6 +39,12 @@ def says(sentences: tuple[str, ...], pattern: str) -> bool:
         (machine("linux"), {"manager": "conda"}, r"conda channel ends at 2\.5\.1"),
         (machine("linux 2.17"), {}, r"2\.15\.0\+cu132 needs glibc 2\.28 or newer, and this is 2\.17"),
         (machine("macos 13.6"), {}, r"2\.15\.0\+mps needs macOS 14\.0 or newer, and this is 13\.6"),
+        (machine("macos 13.6"), {}, r"torch 2\.11\.0 can be installed here, but uses Apple's GPU from macOS 14\.0 on only"),
+        (machine("macos 13.6"), {"torch": "2.11.0"}, r"2\.11\.0\+mps computes on the CPU: .* from macOS 14\.0 on only"),
+        (machine("macos 11.7"), {"build": "mps"}, r"2\.11\.0\+mps computes on the CPU: .* and this is 11\.7"),
+        (machine("macos 15.1"), {"gpus": ()}, r"^2\.15\.0\+mps computes on the CPU, although"),
+        (machine("macos 15.1"), {"gpus": (), "build": "mps"}, r"^2\.15\.0\+mps computes on the CPU, although"),
+        (machine("linux", amd_gpus=("gfx1100",), rocm_driver=True), {"gpus": (), "build": "rocm7.2"}, r"^2\.13\.0\+rocm7\.2 computes on the CPU"),
         (T4, {"python": "3.10"}, "2.15.0.cu132 has wheels for Python 3.11 to 3.15, not for 3.10"),
         (T4, {"gpus": ()}, "No GPU is to be used, as you asked"),
         (machine("windows", amd_gpus=("gfx1100",)), {}, "no build for AMD GPUs on Windows"),
@@ -67,8 +73,10 @@ def test_reasons(where: Machine, wishes: dict[str, Any], reason: str) -> None:
         (machine("linux", amd_gpus=("gfx1100",)), {}, "chooses a ROCm build"),
         (machine("linux", "580.95.05", "7.5", cuda_visible_devices=""), {}, "hides every GPU"),
         (machine("linux", "580.95.05", "7.5", cuda_visible_devices="1"), {}, "hides the GPUs it does not name"),
-        (machine("windows", "580.88", "6.1"), {}, r"--torch 2\.14\.0 gives 2\.14\.0\+cu126"),
-        (machine("windows", "591.44", "8.9"), {}, r"announced, and not seen .* --torch 2\.14\.1 gives 2\.14\.1\+cu132"),
+        (machine("windows", "580.88", "6.1"), {}, r"if it is missing, 2\.14\.0\+cu126 is taken"),
+        (machine("linux"), {}, r"^2\.15\.0\+cpu for linux-x86_64 was announced, and not seen .* 2\.14\.1\+cpu is taken\.$"),
+        (machine("linux"), {"torch": "2.15.0"}, r"announced, and not seen .* missing, 2\.15\.0\+cu132 is taken"),
+        (machine("windows", "591.44", "8.9"), {"torch": "2.15.0"}, r"announced, and not seen .* --torch 2\.14\.1 gives 2\.14\.1\+cu132"),
         (machine("linux", None, "7.5"), {"strict_cuda": True}, "--strict-cuda found no CUDA build: no driver is known"),
         (machine("linux", "440.33", "7.5"), {"strict_cuda": True}, "--strict-cuda found no CUDA build"),
     ],
@@ -102,34 +110,48 @@ def test_gpus_that_can_be_used_only_in_part(facts: dict[str, Any], used: bool, w
 
 
 @pytest.mark.parametrize(
-    ("where", "wishes", "fallback"),
+    ("where", "wishes", "fallbacks"),
     [
-        (machine("linux"), {}, "2.15.0+cu132"),  # CUDA wheels run without a GPU
-        (machine("linux arm"), {}, "2.15.0+cu132"),
-        (machine("linux", "440.33", "7.5"), {}, "2.15.0+cu132"),  # the driver is too old to be tried
-        (machine("linux", "580.95.05", "6.1"), {"gpus": ()}, "2.7.1+cu126"),  # 2.15.0 would try the GPU, and fail
-        (machine("linux", "550.54.14", "7.5"), {}, "2.10.0+cu128"),
-        (machine("linux", "580.95.05", "6.1"), {}, "2.7.1+cu126"),
-        (machine("linux", "470.256.02", "3.7"), {"course": "zh"}, "2.0.1+cu117"),
-        (machine("linux", "470.256.02", "3.7"), {"python": "3.11"}, None),  # 2.0.1 fails beside numpy 2
-        (machine("linux", "470.256.02", "3.7"), {"extras": ("serve",)}, None),  # the extras need torch 2.6
-        (machine("linux", "570.86.10", "12.0"), {}, "2.10.0+cu128"),
-        (machine("linux", "550.54.14", "7.5"), {"torch": "2.14.1"}, None),
-        (machine("linux"), {"build": "cpu"}, None),
-        (machine("linux"), {"python": "3.9"}, "2.8.0+cu128"),
-        (machine("windows", "551.61", "8.9"), {}, None),  # the package index has nothing for GPUs there
-        (machine("linux", amd_gpus=("gfx1100",), rocm_driver=True), {}, None),
-        (T4, {}, None),  # comes from the package index anyway
+        # 2.15.0+cpu was only announced; CUDA wheels run without a GPU
+        (machine("linux"), {}, ["2.14.1+cpu", "2.15.0+cu132 pypi"]),
+        (machine("linux arm"), {}, ["2.14.1+cpu", "2.15.0+cu132 pypi"]),
+        # the driver is too old to be tried
+        (machine("linux", "440.33", "7.5"), {}, ["2.14.1+cpu", "2.15.0+cu132 pypi"]),
+        # 2.15.0+cu132 would try the GPU, and fail
+        (machine("linux", "580.95.05", "6.1"), {"gpus": ()}, ["2.14.1+cpu", "2.7.1+cu126 pypi"]),
+        (machine("linux", "550.54.14", "7.5"), {}, ["2.14.0+cu126", "2.10.0+cu128 pypi"]),
+        (machine("linux", "580.95.05", "6.1"), {}, ["2.14.0+cu126", "2.7.1+cu126 pypi"]),
+        (machine("linux", "470.256.02", "3.7"), {"course": "zh"}, ["2.0.1+cu117 pypi"]),
+        (machine("linux", "470.256.02", "3.7"), {"python": "3.11"}, []),  # 2.0.1 fails beside numpy 2
+        (machine("linux", "470.256.02", "3.7"), {"extras": ("serve",)}, []),  # the extras need torch 2.6
+        (machine("linux", "570.86.10", "12.0"), {}, ["2.10.0+cu128 pypi"]),
+        (machine("linux", "550.54.14", "7.5"), {"torch": "2.14.1"}, []),
+        (machine("linux"), {"build": "cpu"}, ["2.14.1+cpu"]),
+        (machine("linux"), {"build": "cpu", "torch": "2.14.1"}, []),
+        (machine("linux"), {"torch": "2.15.0"}, ["2.15.0+cu132 pypi"]),
+        (machine("linux"), {"python": "3.9"}, ["2.8.0+cu128 pypi"]),
+        (machine("windows", "551.61", "8.9"), {}, ["2.14.0+cu126"]),  # the package index has nothing for GPUs there
+        (machine("linux", amd_gpus=("gfx1100",), rocm_driver=True), {}, []),
+        (T4, {}, []),  # comes from the package index anyway
+        # the strict rule is for them, too: this driver is for 12.2, the next one for 12.8, the last for 13.0
+        (machine("linux", "535.183.01", "9.0"), {"strict_cuda": True}, ["2.4.1+cu121 pypi"]),
+        (machine("linux", "570.124.06", "9.0"), {"strict_cuda": True}, ["2.10.0+cu128 pypi"]),
+        (machine("linux", "580.95.05", "9.0"), {"strict_cuda": True}, ["2.14.1+cu130 pypi"]),
+        (machine("linux", "535.183.01", "9.0"), {"strict_cuda": True, "torch": "2.5.1"}, []),
+        # no CUDA build by the strict rule, though 2.10.0+cu128 would run: nor afterwards
+        (machine("linux", "570.86.10", "12.0", cuda_driver="12.7"), {"strict_cuda": True, "torch": "2.10.0"}, []),
+        # nothing uses this GPU, so the rule forbids nothing
+        (machine("linux", "440.33", "7.5"), {"strict_cuda": True}, ["2.14.1+cpu", "2.15.0+cu132 pypi"]),
     ],
-)
-def test_what_is_taken_when_the_index_can_not_be_reached(
-    where: Machine, wishes: dict[str, Any], fallback: str | None
+)  # fmt: skip
+def test_what_is_taken_when_the_first_choice_can_not_be_had(
+    where: Machine, wishes: dict[str, Any], fallbacks: list[str]
 ) -> None:
     planned = make(where, **wishes)
-    assert [f"{found.torch}+{found.build}" for found in planned.fallbacks] == ([fallback] if fallback else [])
-    assert all(found.index is None for found in planned.fallbacks)
+    own = [found for found in planned.fallbacks if found.index is None]
+    assert [summary(msgspec.structs.replace(planned, torch=found)) for found in planned.fallbacks] == fallbacks
     if planned.torch.index:
-        assert says(planned.reasons, "taken, which runs here" if fallback else "no replacement")
+        assert says(planned.reasons, "taken, which runs here" if own else "no replacement")
 
 
 @pytest.mark.parametrize(

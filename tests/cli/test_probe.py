@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from dlenv import probe
+from dlenv.plan import Candidate
 
 Environment = Callable[..., Path]
 
@@ -45,6 +46,33 @@ def environment(tmp_path: Path) -> Environment:
         return python
 
     return make
+
+
+# The same with two GPUs of AMD's, as PyTorch built for ROCm 7.2 shows them; what it computes is only where.
+ROCM = (
+    TORCH.replace("cuda = hip = None", "cuda = None; hip = '7.2.26015-fc0010cf6a'")
+    + """
+from types import SimpleNamespace
+backends.cudnn = backends.cuda = SimpleNamespace(version=lambda: 0, matmul=SimpleNamespace())
+GPUS = ["gfx1036", "gfx1100:sramecc-"]
+class cuda:
+    is_available = staticmethod(lambda: True)
+    device_count = staticmethod(lambda: len(GPUS))
+    get_arch_list = staticmethod(lambda: ["gfx90a", "gfx1100"])
+    get_device_name = staticmethod(lambda index: "AMD Radeon Graphics")
+    get_device_capability = staticmethod(lambda index: (11, 0))
+    get_device_properties = staticmethod(lambda index: SimpleNamespace(gcnArchName=GPUS[index]))
+    mem_get_info = staticmethod(lambda index: (0, 0))
+class ones(ones):
+    def __init__(self, size, device="cpu"):
+        self.size = size
+        if device == "cuda:0": raise RuntimeError("HIP error: invalid device function")
+class randn:
+    def __init__(self, *size): pass
+    def to(self, device): raise ArithmeticError("on " + device)
+manual_seed = lambda seed: None
+"""
+)
 
 
 def statuses(report: probe.Report) -> dict[str, str]:
@@ -196,6 +224,99 @@ def _python(version: str) -> Path:
     if found is None or subprocess.run([found, "--version"], capture_output=True, check=False).returncode != 0:
         pytest.skip(f"no Python {version} here")
     return Path(found)
+
+
+PLANNED = Candidate(torch="2.14.1", torchvision="0.29.1", build="cu126", index=None)
+
+
+@pytest.mark.parametrize(
+    ("version", "cuda", "hip", "build", "error"),
+    [
+        ("2.14.1+cu126", "12.6", None, "cu126", None),
+        ("2.14.1", "12.6", None, "cu126", None),  # the package index's own wheel
+        ("2.14.1+cu132", "13.2", None, "cu126", "for CUDA 13.2 is installed, and torch 2.14.1 for CUDA 12.6 was"),
+        ("2.14.0+cu126", "12.6", None, "cu126", "torch 2.14.0 for CUDA 12.6 is installed"),
+        ("2.14.1+cpu", None, None, "cu126", "torch 2.14.1 for neither CUDA nor ROCm is installed"),
+        ("2.14.1+cpu", None, None, "cpu", None),
+        ("2.14.1+cu126", "12.6", None, "cpu", "and torch 2.14.1 for neither CUDA nor ROCm was planned"),
+        ("2.14.1", None, None, "mps", None),
+        ("2.14.1", "12.6", None, "mps", "torch 2.14.1 for CUDA 12.6 is installed"),
+        ("2.14.1+rocm7.2", None, "7.2.26015-fc0010cf6a", "rocm7.2", None),
+        ("2.14.1+rocm6.2.4", None, "6.2.41134-65d174c3e", "rocm6.2.4", None),
+        ("2.14.1+rocm7.1", None, "7.1.25424", "rocm7.2", "for ROCm 7.1 is installed, and torch 2.14.1 for ROCm 7.2"),
+        ("2.14.1+rocm7.2", None, "7.2.26015", "cpu", "for ROCm 7.2 is installed"),
+        ("2.14.1+of.the.site", "12.9", None, "of.the.site", None),  # whatever that is
+        ("2.14.0+of.the.site", "12.9", None, "of.the.site", "is installed, and torch 2.14.1 was planned"),
+    ],
+)  # fmt: skip
+def test_another_torch_than_planned_is_no_proof(
+    environment: Environment, version: str, cuda: str | None, hip: str | None, build: str, error: str | None
+) -> None:
+    expect = Candidate(torch="2.14.1", torchvision="0.29.1", build=build, index=None)
+    text = TORCH.replace('"9.9"', repr(version)).replace("cuda = hip = None", f"cuda = {cuda!r}; hip = {hip!r}")
+    python = environment(torch=text)
+    stage = probe.run(python, level="proof", expect=expect, stages=["torch"]).stage("torch")
+    assert stage is not None
+    assert stage.status == ("failed" if error else "ok")
+    assert (error or "") in (stage.error or "")
+
+
+def test_facts_are_compared_with_nothing(environment: Environment) -> None:
+    report = probe.run(environment(torch=TORCH), expect=PLANNED, devices=["cuda:0"])
+    assert (statuses(report)["torch"], statuses(report)["cuda"]) == ("ok", "skipped")
+
+
+def test_what_is_proven_is_what_was_planned(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")  # where there may be no MPS
+    report = probe.run(environment(), level="proof", stages=["torch"])
+    assert [stage.name for stage in report.stages] == ["torch", "matmul:cpu", "convolution:cpu"]
+
+
+def test_a_gpu_that_pytorch_does_not_see_is_no_proof(environment: Environment) -> None:
+    text = TORCH + "class cuda: is_available = staticmethod(lambda: False)"
+    report = probe.run(environment(torch=text), level="proof", devices=["cuda:0", "cuda:1"])
+    stage = report.stage("cuda")
+    assert stage is not None
+    assert stage.status == "failed"
+    assert stage.error == "RuntimeError: torch.cuda.is_available() is False: nothing computes on cuda:0, cuda:1"
+    assert not report.ok
+    skipped = report.stage("matmul:cuda:1")
+    assert skipped is not None
+    assert (skipped.status, skipped.error) == ("skipped", "it needs cuda")
+
+
+def test_where_apples_gpu_is_missing_the_remedy_is_named(environment: Environment) -> None:
+    text = ROCM.replace('device == "cuda:0"', 'device == "mps"').replace("HIP error", "MPS backend")
+    report = probe.run(environment(torch=text), level="proof", devices=["mps"], stages=["torch"])
+    stage = report.stage("matmul:mps")
+    assert stage is not None
+    assert stage.status == "failed"
+    assert stage.error is not None
+    assert "--gpu none plans for the CPU" in stage.error
+    assert "MPS backend" in stage.error
+
+
+def test_every_gpu_of_amds_with_code_is_proven(environment: Environment) -> None:
+    report = probe.run(environment(torch=ROCM), level="proof", devices=["cuda:0", "cuda:1"], stages=["torch", "cuda"])
+    assert [gpu["launched"] for gpu in report.facts("cuda")["devices"]] == [False, True]
+    first, second = report.stage("matmul:cuda:0"), report.stage("matmul:cuda:1")
+    assert first is not None
+    assert second is not None
+    # The GPU in the processor, which PyTorch has no code for, is the first that it names.
+    assert (first.status, first.error) == ("failed", "ArithmeticError: on cuda:1")
+    # Others may be hidden, by HIP_VISIBLE_DEVICES or a container.
+    assert (second.status, second.error) == ("skipped", "PyTorch sees 1 of AMD's GPUs that it has code for")
+
+
+def test_of_amds_gpus_one_has_to_compute(environment: Environment) -> None:
+    text = ROCM.replace("gfx1100:sramecc-", "gfx1037")
+    report = probe.run(environment(torch=text), level="proof", devices=["cuda:0"], stages=["torch", "cuda"])
+    stage = report.stage("matmul:cuda:0")
+    assert stage is not None
+    assert (stage.status, stage.error) == (
+        "failed",
+        "RuntimeError: PyTorch sees none of AMD's GPUs that it has code for",
+    )
 
 
 @pytest.mark.slow

@@ -287,7 +287,15 @@ def _prove(python: Path, plan: Plan, undo: str) -> Report:
 
     say("Proving that it works")
     edition = plan.course.edition if plan.course else None
-    report = probe.run(python, level="proof", gpus=plan.gpus, course=edition, extras=plan.extras, told=told)
+    report = probe.run(
+        python,
+        level="proof",
+        gpus=plan.gpus,
+        devices=plan.devices,
+        course=edition,
+        extras=plan.extras,
+        told=told,
+    )
     if not report.ok:
         reasons = "; ".join(f"{stage.name}: {stage.error or stage.status}" for stage in report.failures)
         added = f"; what was added can be taken away by: {undo}" if undo else ""

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dlenv.machine.model import Gpu, Machine
     from dlenv.plan.model import Request
     from dlenv.plan.notes import Notes
+    from dlenv.plan.pick import Choice
 
 # What NVML answers where there is simply no NVIDIA GPU or driver; every other failure is worth a word.
 _ORDINARY = ("ok", "no-gpu", "library-missing")
@@ -53,6 +54,23 @@ def amd(machine: Machine, request: Request) -> tuple[str, ...]:
     return tuple(match[0] for name in machine.amd_gpus if (match := re.search(r"gfx[0-9a-f]{3,4}", name)))
 
 
+def to_prove(choice: Choice, gpus: tuple[Gpu, ...], machine: Machine, gfx: tuple[str, ...]) -> tuple[str, ...]:
+    """What the proof has to compute on beside the CPU, as PyTorch names it.
+
+    ``gfx`` are AMD's GPUs; where they are not known, each one counts. Without AMD's driver, none does. Intel's GPUs are
+    not proven.
+    """
+    if choice.device == "mps":
+        return ("mps",)
+    if choice.device == "cuda":
+        count = len(gpus)
+    elif choice.device == "rocm" and machine.rocm_driver:
+        count = len([name for name in gfx if name in choice.build.gfx]) if gfx else len(machine.amd_gpus)
+    else:
+        count = 0
+    return tuple(f"cuda:{position}" for position in range(count))
+
+
 def describe(gpus: tuple[Gpu, ...]) -> str:
     """GPUs for people: "Tesla T4 (compute capability 7.5)", each kind once."""
     kinds = list(dict.fromkeys(f"{gpu.name} (compute capability {gpu.compute_capability})" for gpu in gpus))
@@ -67,6 +85,8 @@ def _asked(machine: Machine, wanted: tuple[int, ...], notes: Notes) -> tuple[Gpu
         raise SetupError("PyTorch's own wheels have no code for the GPU of a Jetson; leave --gpu out to use the CPU")
     there = {gpu.index: gpu for gpu in machine.gpus}
     if missing := [index for index in wanted if index not in there]:
+        if trouble := _unasked(machine):
+            raise SetupError(f"GPU {missing[0]} can't be used: {trouble}; dlenv doctor says how to put that right")
         have = ", ".join(f"{index} ({gpu.name})" for index, gpu in sorted(there.items())) or "none"
         raise UsageError(f"there is no GPU {missing[0]} here; the GPUs are: {have}")
     gpus = tuple(there[index] for index in sorted(set(wanted)))
@@ -104,14 +124,23 @@ def _risks(machine: Machine, gpus: list[Gpu], notes: Notes) -> None:
 
 def _silent(machine: Machine, notes: Notes) -> None:
     """NVIDIA GPUs that are there, or may be, and can't be asked."""
-    if machine.gpus:
+    trouble = _unasked(machine)
+    if machine.gpus or trouble is None:
         return
-    status, detail = machine.nvml.status, f" ({machine.nvml.detail})" if machine.nvml.detail else ""
     if machine.nvidia_pci:
-        nouveau = " The kernel module nouveau holds it." if machine.nouveau else ""
         notes.warn(
-            f"There is an NVIDIA GPU at {machine.nvidia_pci[0]}, but its driver can't be asked: {status}{detail}."
-            f"{nouveau} `dlenv doctor` says how to put that right; then run `dlenv setup` again."
+            f"There is an NVIDIA GPU at {machine.nvidia_pci[0]}, but {trouble}. `dlenv doctor` says how to put that "
+            f"right; then run `dlenv setup` again."
         )
-    elif status not in _ORDINARY:
-        notes.warn(f"NVIDIA's driver can't be asked: {status}{detail}. `dlenv doctor` says how to put that right.")
+    else:
+        notes.warn(f"{trouble}. `dlenv doctor` says how to put that right.")
+
+
+def _unasked(machine: Machine) -> str | None:
+    """Why GPUs may be there that NVML does not name, in its words; None where it names all that there are."""
+    hidden = machine.nvidia_pci and not machine.gpus
+    if machine.nvml.status in _ORDINARY and not hidden:
+        return None
+    detail = f" ({machine.nvml.detail})" if machine.nvml.detail else ""
+    nouveau = "; the kernel module nouveau holds the GPU" if hidden and machine.nouveau else ""
+    return f"NVIDIA's driver can't be asked: {machine.nvml.status}{detail}{nouveau}"

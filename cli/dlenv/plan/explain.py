@@ -8,7 +8,7 @@ import msgspec
 
 from dlenv.catalog.cuda import number
 from dlenv.plan.devices import describe
-from dlenv.plan.fit import Target, gpu_problem, host_problem
+from dlenv.plan.fit import Target, gpu_problem, host_problem, mps_floor
 from dlenv.plan.pick import Choice, allowed, choose, newest, rank
 
 if TYPE_CHECKING:
@@ -29,23 +29,36 @@ def explain(choice: Choice, on: Target, machine: Machine, request: Request, cata
         _cuda(choice, on, machine, request, catalog, notes)
     elif request.build is not None:
         notes.because(f"torch {build.torch} is the newest with the build {build.build} that you asked for.")
+        if request.gpus == () and build.build != "mps":
+            notes.because(f"{build.label} computes on the CPU.")
     elif choice.device == "rocm":
         notes.because(f"{build.label} is the newest build that has code for {_common(build, on)}.")
-    elif choice.device == "mps":
-        notes.because(f"torch {build.torch} computes on Apple's GPU through MPS, which every wheel for it has.")
-    else:
+    elif build.build != "mps":
         _cpu(choice, on, machine, request, notes)
+    if build.build == "mps":
+        _apple(choice, on, request, catalog, notes)
     _newer(choice, on, request, catalog, notes)
     if len(on.gpus) > 1:
         _single(choice, on, machine, request, catalog, notes)
     _unused(choice, on, machine, request, notes)
 
 
-def doubt(choice: Choice, on: Target, machine: Machine, request: Request, catalog: Catalog, notes: Notes) -> None:
-    """Warn that the chosen build may not exist, and name the best one that does."""
-    seen = msgspec.structs.replace(catalog, builds=tuple(build for build in catalog.builds if build.confirmed))
-    sure = choose(choice.python, on, machine, msgspec.structs.replace(request, torch=None), seen)
-    instead = f"; if it is missing, --torch {sure.build.torch} gives {sure.build.label}" if sure else ""
+def doubt(
+    choice: Choice,
+    spare: tuple[Build, ...],
+    on: Target,
+    machine: Machine,
+    request: Request,
+    catalog: Catalog,
+    notes: Notes,
+) -> None:
+    """Warn that the chosen build may not exist, and name what is taken instead, or else the best one that does."""
+    if spare:
+        instead = f"; if it is missing, {spare[0].label} is taken"
+    else:
+        seen = msgspec.structs.replace(catalog, builds=tuple(build for build in catalog.builds if build.confirmed))
+        sure = choose(choice.python, on, machine, msgspec.structs.replace(request, torch=None), seen)
+        instead = f"; if it is missing, --torch {sure.build.torch} gives {sure.build.label}" if sure else ""
     notes.warn(f"{choice.build.label} for {on.system} was announced, and not seen when the catalog was made{instead}.")
 
 
@@ -121,6 +134,26 @@ def _cpu(choice: Choice, on: Target, machine: Machine, request: Request, notes: 
         notes.because(f"There is no GPU that PyTorch can use here, so {label} computes on the CPU.")
     if choice.build.index and not choice.build.on_package_index and machine.os == "linux":
         notes.because("The wheel comes from PyTorch's CPU index: without CUDA's libraries it is about 5 GB smaller.")
+
+
+def _apple(choice: Choice, on: Target, request: Request, catalog: Catalog, notes: Notes) -> None:
+    build = choice.build
+    if choice.device == "mps":
+        notes.because(f"torch {build.torch} computes on Apple's GPU through MPS, which every wheel for it has.")
+        pool = (other for other in allowed(request, catalog) if host_problem(other, choice.python, on) is None)
+        top = newest(pool)
+        if top and number(top.torch) > number(build.torch):
+            notes.because(
+                f"torch {top.torch} can be installed here, but uses Apple's GPU from macOS {mps_floor(top)} on only, "
+                f"and this is {on.macos}."
+            )
+    elif request.gpus == ():
+        notes.because(f"{build.label} computes on the CPU, although it has MPS for Apple's GPU: no wheel is without.")
+    else:
+        notes.because(
+            f"{build.label} computes on the CPU: it uses Apple's GPU from macOS {mps_floor(build)} on only, and this "
+            f"is {on.macos}."
+        )
 
 
 def _newer(choice: Choice, on: Target, request: Request, catalog: Catalog, notes: Notes) -> None:

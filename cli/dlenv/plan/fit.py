@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 Obstacle = Literal["system", "python", "libc", "macos", "driver", "gpu"]
 
 
+# The oldest macOS on which a torch uses Apple's GPU, which can be newer than the one that its wheel installs on: from
+# torch 2.9 on pytorch/pytorch#162921, from 2.5 on #133141, before them the documentation of 1.12, "MPS backend".
+_MPS = {"2.9.0": "14.0", "2.5.0": "13.0"}
+_MPS_BEFORE = "12.3"
 # The first torch whose wheels take numpy 2: pytorch/pytorch#132179; on Windows 2.4.1 (#128860, #135013).
 _NUMPY_2: dict[str, str] = {"windows-x86_64": "2.4.1"}
 _NUMPY_2_ELSEWHERE = "2.3.0"
@@ -129,6 +133,16 @@ def _code_problem(build: Build, gpu: Gpu, on: Target) -> Problem | None:
         kind="gpu",
         text=f"{build.label} has no code for {gpu.name} (compute capability {gpu.compute_capability})",
     )
+
+
+def mps_floor(build: Build) -> str:
+    """The oldest macOS on which this torch uses Apple's GPU."""
+    return next((macos for since, macos in _MPS.items() if number(build.torch) >= number(since)), _MPS_BEFORE)
+
+
+def uses_mps(build: Build, on: Target) -> bool:
+    """Whether the build computes on Apple's GPU under this macOS."""
+    return build.build == "mps" and not (on.macos and number(on.macos) < number(mps_floor(build)))
 
 
 def needs_numpy_1(build: Build) -> bool:

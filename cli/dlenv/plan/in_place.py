@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dlenv.errors import SetupError, UsageError
-from dlenv.plan import lessons
+from dlenv.plan import devices, lessons
 from dlenv.plan.model import Candidate, Plan
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def plan(machine: Machine, request: Request, catalog: Catalog, notes: Notes) -> 
         f"{place} comes with torch {torch.torch} ({torch.build}), numpy and pandas that fit together: they stay as "
         f"they are, and only what is missing is added."
     )
-    gpus = tuple(gpu.index for gpu in machine.gpus) if torch.build.startswith("cu") else ()
+    chosen = devices.choose(machine, request, notes)
+    gpus = tuple(gpu.index for gpu in chosen) if torch.build.startswith("cu") else ()
     if not machine.gpus:
         notes.warn("This runtime has no GPU; on Colab choose one by Runtime > Change runtime type.")
     packages: tuple[str, ...] = ()
@@ -51,6 +52,7 @@ def plan(machine: Machine, request: Request, catalog: Catalog, notes: Notes) -> 
         course=course,
         extras=request.extras,
         gpus=gpus,
+        devices=tuple(f"cuda:{position}" for position in range(len(gpus))),
         reasons=tuple(notes.reasons),
         warnings=tuple(notes.warnings),
     )

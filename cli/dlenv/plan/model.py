@@ -52,8 +52,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     manager: Manager
     python: str  # "3.11"
     torch: Candidate
-    # Other candidates that run on this machine, in the order to be tried when the index of ``torch`` can't be reached:
-    # the package index's own wheel, where it runs here.
+    # Other candidates that run on this machine, in the order to be tried. With an index: for when that index answers
+    # and lacks ``torch``, which was only announced. Without: the package index's own wheel, for when none answers.
     fallbacks: tuple[Candidate, ...] = ()
     # Requirements beside torch and torchvision: the course's package and the scientific stack that it is proven with.
     packages: tuple[str, ...] = ()
@@ -62,6 +62,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     course: Course | None = None
     extras: tuple[str, ...] = ()
     gpus: tuple[int, ...] = ()  # NVML indices of the GPUs that the build must run on
+    # What the proof computes on beside the CPU, as PyTorch names it: a "cuda:N" for each of ``gpus`` or each of AMD's
+    # GPUs that the build has code for, or "mps".
+    devices: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()  # one sentence for each decision
     warnings: tuple[str, ...] = ()
 

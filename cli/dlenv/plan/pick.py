@@ -11,7 +11,7 @@ from packaging.version import Version
 
 from dlenv.catalog.cuda import number
 from dlenv.plan.devices import capability
-from dlenv.plan.fit import Target, gpu_problem, host_problem, needs_numpy_1
+from dlenv.plan.fit import Target, gpu_problem, host_problem, needs_numpy_1, uses_mps
 
 if TYPE_CHECKING:
     from dlenv.catalog.contents import Catalog
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from dlenv.plan.model import Request
 
 Device = Literal["cuda", "rocm", "mps", "xpu", "cpu"]
-# XPU builds exist, but an Intel GPU is no reason to take one: most are in processors, where the CPU is as quick.
+# XPU builds exist, but an Intel GPU is no reason to take one: most are in processors, where the CPU is as quick. The
+# wheels for Apple silicon compute on the CPU, too.
 _WITHOUT_DRIVER = ("cpu", "mps")
 
 
@@ -61,9 +62,11 @@ def choose(python: str, on: Target, machine: Machine, request: Request, catalog:
     def usable() -> Iterator[Build]:
         return (build for build in pool() if gpu_problem(build, on, catalog.cuda) is None)
 
+    if request.gpus is None and (build := newest(build for build in pool() if uses_mps(build, on))):
+        return Choice(build=build, python=python, device="mps")
     if request.build is not None:
         build = newest(usable())
-        return Choice(build=build, python=python, device=_device(build, on)) if build else None
+        return Choice(build=build, python=python, device=_device(build, on, request)) if build else None
     if on.gpus:
         cuda = (build for build in usable() if build.cuda)
         if build := strictest(cuda, on) if request.strict_cuda else newest(cuda):
@@ -71,7 +74,7 @@ def choose(python: str, on: Target, machine: Machine, request: Request, catalog:
     if on.gfx and machine.rocm_driver and (build := newest(b for b in usable() if b.build.startswith("rocm"))):
         return Choice(build=build, python=python, device="rocm")
     if build := newest(build for build in pool() if build.build in _WITHOUT_DRIVER):
-        return Choice(build=build, python=python, device="mps" if build.build == "mps" else "cpu")
+        return Choice(build=build, python=python, device="cpu")
     return None
 
 
@@ -92,8 +95,7 @@ def strictest(builds: Iterable[Build], on: Target) -> Build | None:
     """The highest CUDA not above the driver's, then the newest torch: the course's own rule."""
     if on.cuda_driver is None:
         return None
-    limit = number(on.cuda_driver)
-    fitting = [build for build in builds if build.cuda and number(build.cuda) <= limit]
+    fitting = [build for build in builds if build.cuda and not _above(build, on)]
     return max(fitting, key=lambda build: (flavour(build), number(build.torch)), default=None)
 
 
@@ -118,32 +120,61 @@ def harmless(build: Build, on: Target, machine: Machine, catalog: Catalog) -> bo
 
 
 def fallbacks(choice: Choice, on: Target, machine: Machine, request: Request, catalog: Catalog) -> tuple[Build, ...]:
-    """The package index's own wheel that runs here, for when the wheel index of ``choice`` can't be reached.
+    """What runs here and computes on what ``choice`` computes on, in the order to be tried.
 
-    It has to compute on what ``choice`` computes on; the newest such torch is taken.
+    First, where ``choice`` was only announced, the best build that was seen; then the package index's own wheel, for
+    when the wheel index of ``choice`` can't be reached.
     """
     if choice.build.on_package_index:
         return ()
+    seen = _seen(choice, on, machine, request, catalog)
+    own = _own(choice, on, machine, request, catalog)
+    return tuple(build for build in (seen, own if own != seen else None) if build)
+
+
+def _seen(choice: Choice, on: Target, machine: Machine, request: Request, catalog: Catalog) -> Build | None:
+    if choice.build.confirmed:
+        return None
+    seen = tuple(build for build in catalog.builds if build.confirmed and _numpy_alike(build, choice, request))
+    other = choose(choice.python, on, machine, request, msgspec.structs.replace(catalog, builds=seen))
+    return other.build if other and other.device == choice.device else None
+
+
+def _own(choice: Choice, on: Target, machine: Machine, request: Request, catalog: Catalog) -> Build | None:
     pool = [
         build
         for build in allowed(msgspec.structs.replace(request, build=None), catalog)
-        if build.on_package_index and host_problem(build, choice.python, on) is None
+        if build.on_package_index
+        and host_problem(build, choice.python, on) is None
+        and request.build in (None, build.build)
+        and _numpy_alike(build, choice, request)
     ]
     if choice.device == "cpu":
         pool = [build for build in pool if harmless(build, on, machine, catalog)]
     else:
         pool = [build for build in pool if build.cuda and gpu_problem(build, on, catalog.cuda) is None and on.gpus]
-    if request.course is None and not needs_numpy_1(choice.build):  # nothing else would hold numpy back
-        pool = [build for build in pool if not needs_numpy_1(build)]
-    if request.build is not None:
-        pool = [build for build in pool if build.build == request.build]
-    build = newest(pool)
-    return (build,) if build else ()
+    if request.strict_cuda and on.gpus:  # a build that can't use the GPUs breaks no rule
+        pool = [build for build in pool if not _above(build, on) or gpu_problem(build, on, catalog.cuda)]
+        if choice.device == "cuda":
+            return strictest(pool, on)
+    return newest(pool)
 
 
-def _device(build: Build, on: Target) -> Device:
+def _above(build: Build, on: Target) -> bool:
+    """Whether the build is for a newer CUDA than the driver."""
+    return build.cuda is not None and (on.cuda_driver is None or number(build.cuda) > number(on.cuda_driver))
+
+
+def _numpy_alike(build: Build, choice: Choice, request: Request) -> bool:
+    """Whether the packages that are planned for ``choice`` do for this build: a course holds numpy back, or numpy 1."""
+    return request.course is not None or needs_numpy_1(choice.build) or not needs_numpy_1(build)
+
+
+def _device(build: Build, on: Target, request: Request) -> Device:
+    if request.gpus == ():
+        return "cpu"
     if build.cuda:
         return "cuda" if on.gpus else "cpu"
     if build.build.startswith("rocm"):
         return "rocm"
-    return "mps" if build.build == "mps" else "xpu" if build.build == "xpu" else "cpu"
+    return "xpu" if build.build == "xpu" else "cpu"

@@ -50,18 +50,19 @@ def make(machine: Machine, request: Request, catalog: Catalog) -> Plan:
     contents = lessons.contents(choice, request, catalog, notes)
     spare = pick.fallbacks(choice, on, machine, request, catalog)
     _index(choice, spare, request, notes)
-    if not (spare or choice.build.confirmed):
-        explain.doubt(choice, on, machine, request, catalog, notes)
+    if not choice.build.confirmed:
+        explain.doubt(choice, spare, on, machine, request, catalog, notes)
     return Plan(
         manager=manager,
         python=choice.python,
         torch=_candidate(choice.build),
-        fallbacks=tuple(_candidate(build, own=True) for build in spare),
+        fallbacks=tuple(_candidate(build) for build in spare),
         packages=contents.packages,
         overrides=contents.overrides,
         course=contents.course,
         extras=request.extras,
         gpus=tuple(gpu.index for gpu in gpus) if choice.device == "cuda" else (),
+        devices=devices.to_prove(choice, gpus, machine, on.gfx),
         reasons=tuple(notes.reasons),
         warnings=tuple(notes.warnings),
     )
@@ -155,12 +156,12 @@ def _pythons(machine: Machine, request: Request, catalog: Catalog) -> tuple[str,
     return tuple(dict.fromkeys([*running, *ours]))
 
 
-def _candidate(build: Build, own: bool = False) -> Candidate:
+def _candidate(build: Build) -> Candidate:
     return Candidate(
         torch=build.torch,
         torchvision=build.torchvision,
         build=build.build,
-        index=None if own or build.on_package_index else build.index,
+        index=None if build.on_package_index else build.index,
         wheel_mib=build.wheel_mib,
         installed_mib=build.installed_mib,
     )
@@ -173,16 +174,15 @@ def _index(choice: pick.Choice, spare: tuple[Build, ...], request: Request, note
         notes.because(f"{build.label} is what the package index itself carries, so no other index is needed.")
         return
     notes.because(f"{build.label} and its torchvision {build.torchvision} come from {build.index}.")
-    if spare:
-        cpu = (
-            " (it holds CUDA's libraries, which are of no use here)" if choice.device == "cpu" and spare[0].cuda else ""
-        )
+    if own := next((other for other in spare if other.on_package_index), None):
+        cpu = " (it holds CUDA's libraries, which are of no use here)" if choice.device == "cpu" and own.cuda else ""
         notes.because(
-            f"If that index can't be reached, the package index's own {spare[0].label} is taken, which runs here "
-            f"too{cpu}."
+            f"If that index can't be reached, the package index's own {own.label} is taken, which runs here too{cpu}."
         )
         return
-    if choice.device != "cpu":
+    if choice.device == "cuda" and request.strict_cuda:
+        lack = "has no wheel for this GPU whose CUDA is not above the driver's"
+    elif choice.device != "cpu":
         lack = "has no wheel that would use this GPU"
     elif request.build is not None:
         lack = f"has no build {request.build}"

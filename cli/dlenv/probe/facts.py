@@ -62,11 +62,13 @@ def numpy(_: dict[str, Any]) -> dict[str, Any] | None:
     return _describe(module)
 
 
-def torch(_: dict[str, Any]) -> dict[str, Any] | None:
-    """PyTorch, how it was built, and its threads."""
+def torch(request: dict[str, Any]) -> dict[str, Any] | None:
+    """PyTorch, how it was built, and its threads; fails where another was planned."""
     if not _installed("torch"):
         return None
     module = importlib.import_module("torch")
+    if request["expect"]:
+        _compare(module, request["expect"])
     if module.ones(8).sum().item() != 8:
         raise ArithmeticError("torch.ones(8).sum() is not 8")
     # get_arch_list() is empty without a GPU; the flags that it reads are not.
@@ -84,9 +86,30 @@ def torch(_: dict[str, Any]) -> dict[str, Any] | None:
     )
 
 
-def cuda(_: dict[str, Any]) -> dict[str, Any]:
-    """The GPUs that PyTorch sees, and whether a kernel runs on each."""
+def _compare(module: Any, expect: dict[str, Any]) -> None:
+    """Raises where version, CUDA or ROCm are not those of the plan; ROCm's third number is not in a build's name."""
+    hip = getattr(module.version, "hip", None)
+    found = {
+        "torch": module.__version__.partition("+")[0],
+        "cuda": module.version.cuda,
+        "hip": ".".join(hip.split(".")[:2]) if hip else None,
+    }
+    if any(found[key] != expect[key] for key in expect):
+        planned = _build(expect) if "cuda" in expect else "torch " + expect["torch"]
+        raise RuntimeError(f"{_build(found)} is installed, and {planned} was planned")
+
+
+def _build(of: dict[str, Any]) -> str:
+    flavour = f"CUDA {of['cuda']}" if of["cuda"] else f"ROCm {of['hip']}" if of["hip"] else "neither CUDA nor ROCm"
+    return f"torch {of['torch']} for {flavour}"
+
+
+def cuda(request: dict[str, Any]) -> dict[str, Any]:
+    """The GPUs that PyTorch sees, and whether a kernel runs on each; fails where it has to see some and sees none."""
     torch = importlib.import_module("torch")
+    wanted = [device for device in request["devices"] if device.startswith("cuda")]
+    if wanted and not torch.cuda.is_available():
+        raise RuntimeError(f"torch.cuda.is_available() is False: nothing computes on {', '.join(wanted)}")
     if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
         return {"skipped": "this torch is built without CUDA"}
     available = torch.cuda.is_available()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from dlenv.plan.model import Edition
+from dlenv.plan.model import Candidate, Edition
 from dlenv.probe import process
 from dlenv.probe.report import Level, Report, Stage
 
@@ -25,7 +25,8 @@ _MARK = b"dlenv-probe "
 _PACKAGES = ("numpy", "torch", "cuda", "bridge", "torchvision", "pandas", "matplotlib", "inline", "d2l", "jupyter")
 #: The stages of the level "facts", in the order in which they run.
 FACTS = ("python", *_PACKAGES, "libraries")
-# A stage is skipped where one that it needs did not end well: it would only fail again.
+# A stage is skipped where one that it needs did not end well: it would only fail again. What computes on a GPU that
+# PyTorch calls "cuda:N" needs the stage "cuda", too.
 _NEEDS = {
     "cuda": ["torch"],
     "bridge": ["torch", "numpy"],
@@ -46,6 +47,8 @@ def run(
     *,
     level: Level = "facts",
     gpus: Sequence[int] = (),
+    devices: Sequence[str] = (),
+    expect: Candidate | None = None,
     course: Edition | None = None,
     extras: Sequence[str] = (),
     stages: Sequence[str] = FACTS,
@@ -55,14 +58,17 @@ def run(
 ) -> Report:
     """Try the environment that ``python`` belongs to; never raises for what is wrong in it.
 
-    ``level`` "facts" runs ``stages``, most of which import a package; "proof" also computes on the CPU and on each of
-    ``gpus`` (NVML indices), trains with the course's package where there is a ``course``, asks a Jupyter kernel, and
-    with the extra "serve" a model. ``time_limit`` is for all of it, ``stage_limit`` for one stage, in seconds. ``told``
-    hears of each stage as it ends.
+    ``level`` "facts" runs ``stages``, most of which import a package; "proof" also compares torch with ``expect``,
+    computes on the CPU and on ``devices`` (a plan's), where of NVIDIA's GPUs only ``gpus`` (NVML indices) are seen,
+    trains with the course's package where there is a ``course``, asks a Jupyter kernel, and with the extra "serve" a
+    model. ``time_limit`` is for all of it, ``stage_limit`` for one stage, in seconds. ``told`` hears of each stage as
+    it ends.
     """
     began = time.monotonic()
     python = python.absolute()  # the script runs elsewhere; not resolved, since a link is what makes an environment
-    todo = [*stages, *(_proof(gpus, course, extras) if level == "proof" else ())]
+    proof = level == "proof"
+    todo = [*stages, *(_proof(devices, course, extras) if proof else ())]
+    told_to = {"devices": list(devices) if proof else [], "expect": _build(expect) if proof and expect else None}
     done: list[Stage] = []
     problem = None
     while todo and problem is None:
@@ -72,7 +78,7 @@ def run(
             done += [Stage(name=name, status="skipped", error="no time was left") for name in todo]
             break
         try:
-            for stage in _attempt(python, todo, done, gpus if level == "proof" else (), stage_limit, left):
+            for stage in _attempt(python, todo, done, told_to, gpus if proof else (), stage_limit, left):
                 done.append(stage)
                 told(stage)
         except _NoStart as error:
@@ -95,11 +101,8 @@ def _required(course: Edition | None) -> tuple[str, ...]:
     return ("numpy", "torch", "torchvision", "pandas", "matplotlib", "inline", "d2l", "jupyter")
 
 
-def _proof(gpus: Sequence[int], course: Edition | None, extras: Sequence[str]) -> list[str]:
-    devices = ["cpu", *(f"cuda:{position}" for position in range(len(gpus)))]
-    if sys.platform == "darwin":
-        devices.append("mps")
-    stages = [f"{kind}:{device}" for device in devices for kind in ("matmul", "convolution")]
+def _proof(devices: Sequence[str], course: Edition | None, extras: Sequence[str]) -> list[str]:
+    stages = [f"{kind}:{device}" for device in ("cpu", *devices) for kind in ("matmul", "convolution")]
     stages += [f"nms:{device}" for device in devices if device.startswith("cuda")]
     if course is not None:
         stages += ["training", "kernel"]
@@ -108,19 +111,42 @@ def _proof(gpus: Sequence[int], course: Edition | None, extras: Sequence[str]) -
     return stages
 
 
+def _needs(name: str) -> list[str]:
+    kind, _, device = name.partition(":")
+    return [*_NEEDS.get(kind, ()), *(["cuda"] if device.startswith("cuda") else ())]
+
+
+def _build(candidate: Candidate) -> dict[str, str | None]:
+    """What such a torch says of itself; what its build does not tell is left out."""
+    from dlenv.catalog.torch import cuda_of
+
+    said: dict[str, str | None] = {"torch": candidate.torch}
+    cuda, hip = cuda_of(candidate.build), re.fullmatch(r"rocm([0-9]+\.[0-9]+).*", candidate.build)
+    if cuda or hip or candidate.build in ("cpu", "mps", "xpu"):
+        said |= {"cuda": cuda, "hip": hip[1] if hip else None}
+    return said
+
+
 class _NoStart(Exception):
     """Python ended before the first stage."""
 
 
 def _attempt(
-    python: Path, todo: Sequence[str], done: Sequence[Stage], gpus: Sequence[int], stage_limit: float, time_limit: float
+    python: Path,
+    todo: Sequence[str],
+    done: Sequence[Stage],
+    told_to: dict[str, Any],
+    gpus: Sequence[int],
+    stage_limit: float,
+    time_limit: float,
 ) -> Iterator[Stage]:
     """The stages of one run of the script; the last one may be one that did not end by itself."""
     with tempfile.TemporaryDirectory(prefix="dlenv-probe-", ignore_cleanup_errors=True) as folder:
         log = Path(folder, "log")
         log.touch()
         before = {stage.name: stage.status for stage in done}
-        request = {"stages": list(todo), "needs": _NEEDS, "done": before, "log": str(log)}
+        needs = {name: _needs(name) for name in todo}
+        request = {"stages": list(todo), "needs": needs, "done": before, "log": str(log), **told_to}
         try:
             child = process.start([str(python), str(_SCRIPT), json.dumps(request)], _environment(gpus), folder, log)
         except OSError as error:

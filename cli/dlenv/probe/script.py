@@ -45,7 +45,7 @@ def main() -> None:
         start = os.fstat(log).st_size
         tell(event="start", name=name, offset=start)
         began = time.monotonic()
-        missing = [need for need in request["needs"].get(kind, []) if done.get(need) not in (None, "ok")]
+        missing = [need for need in request["needs"][name] if done.get(need) not in (None, "ok")]
         if missing:
             result = {"status": "skipped", "error": "it needs " + " and ".join(missing)}
         else:

@@ -18,7 +18,7 @@ from dlenv.machine import Machine
 from dlenv.managers import install, uv
 from dlenv.managers.source import Source, Sources
 from dlenv.notebooks import kernel
-from dlenv.plan import Plan
+from dlenv.plan import Candidate, Plan
 from dlenv.probe import Report, Stage
 from dlenv.setup import own, sources
 from dlenv.setup.model import Options, Outcome
@@ -66,8 +66,11 @@ def build(options: Options, machine: Machine, plan: Plan, create: Create) -> Out
     )
 
 
-def prove(python: Path, plan: Plan) -> Report:
-    """Try the environment of ``python``, telling each step; raises ``ProofFailed`` naming what does not work."""
+def prove(python: Path, plan: Plan, torch: Candidate) -> Report:
+    """Try the environment of ``python``, which has to hold ``torch``, telling each step.
+
+    Raises ``ProofFailed`` naming what does not work.
+    """
 
     def told(stage: Stage) -> None:
         if stage.status == "absent":  # a failure where it is needed, and nothing to talk about where not
@@ -75,7 +78,16 @@ def prove(python: Path, plan: Plan) -> Report:
         say(f"  {stage.name}: {stage.status} ({stage.seconds:.1f} s){f': {stage.error}' if stage.error else ''}")
 
     edition = plan.course.edition if plan.course else None
-    report = probe.run(python, level="proof", gpus=plan.gpus, course=edition, extras=plan.extras, told=told)
+    report = probe.run(
+        python,
+        level="proof",
+        gpus=plan.gpus,
+        devices=plan.devices,
+        expect=torch,
+        course=edition,
+        extras=plan.extras,
+        told=told,
+    )
     if not report.ok:
         reasons = "; ".join(f"{stage.name}: {stage.error or stage.status}" for stage in report.failures)
         raise ProofFailed(
@@ -122,7 +134,7 @@ def _built(path: Path, options: Options, machine: Machine, plan: Plan, create: C
         if plan.extras:
             own.install(python, source, Path(scratch))
     say(f"Installed {len(packages)} packages in {time.monotonic() - began:.0f} s; proving that they work together")
-    report = prove(python, plan)
+    report = prove(python, plan, source.candidate)
     record = Record(
         dlenv=__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
