@@ -321,9 +321,17 @@ def test_of_amds_gpus_one_has_to_compute(environment: Environment) -> None:
 
 @pytest.mark.slow
 def test_proof_of_a_real_environment() -> None:
+    torch = pytest.importorskip("torch")
     pytest.importorskip("torchvision")
+    cuda = torch.version.cuda
+    expect = Candidate(
+        torch=torch.__version__.partition("+")[0],
+        torchvision="",
+        build=f"cu{cuda.replace('.', '')}" if cuda else "cpu",
+        index=None,
+    )
     told: list[str] = []
-    report = probe.run(Path(sys.executable), level="proof", told=lambda stage: told.append(stage.name))
+    report = probe.run(Path(sys.executable), level="proof", expect=expect, told=lambda stage: told.append(stage.name))
     assert report.ok, report.failures
     assert told == [stage.name for stage in report.stages]
     assert report.facts("matmul:cpu")["error_over_bound"] < 1
