@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from wheel_index import add, wheel
 from dlenv.environment.record import Package, installed
 from dlenv.errors import SetupError
 from dlenv.managers import install, uv, venv
+from dlenv.managers.python import find as find_python
+from dlenv.managers.python import get as get_python
 from dlenv.managers.source import Source, Sources
 from dlenv.plan import Candidate, Plan
 
@@ -109,6 +112,40 @@ def test_a_flat_listing_of_wheels_does_as_well(
     assert versions(lock)["numpy"] == "1.26.4"
 
 
+@pytest.fixture
+def listing(pytorch: Server) -> Server:
+    """One listing of the wheels of every build."""
+    links = []
+    for build in ("cpu", "cu126", "cu130", "cu132"):
+        for name, version in (("torch", "2.14.1"), ("torchvision", "0.29.1")):
+            file, content, _ = wheel(name, f"{version}+{build}", "py3-none-any")
+            pytorch.pages[f"/whl/{file}"] = Page(content)
+            links.append(f'<a href="{file}">{file}</a>')
+    pytorch.pages["/whl/"] = Page("\n".join(links).encode(), etag=None, headers={"Content-Type": "text/html"})
+    return pytorch
+
+
+@pytest.mark.parametrize("build", ["cpu", "cu126", "cu132"])
+def test_of_many_builds_the_planned_one_is_taken(
+    base: Path, packages: Server, listing: Server, cache: dict[str, str], tmp_path: Path, build: str
+) -> None:
+    candidate = msgspec.structs.replace(TORCH, build=build)
+    flat = source(packages, cache, candidate=candidate, torch_index=listing.url + "/whl/", flat=True, local=build)
+    found = versions(locked(base, flat, tmp_path / "x"))
+    assert (found["torch"], found["torchvision"]) == (f"2.14.1+{build}", f"0.29.1+{build}")
+
+
+def test_another_build_is_refused(
+    base: Path, packages: Server, listing: Server, cache: dict[str, str], tmp_path: Path
+) -> None:
+    """Where nobody knows whether the wheels carry their build, what was found tells."""
+    flat = source(packages, cache, torch_index=listing.url + "/whl/", flat=True)
+    with pytest.raises(uv.Failed, match=r"torch 2\.14\.1\+cu132 is no build for cu126"):
+        locked(base, flat, tmp_path / "x")
+    good = msgspec.structs.replace(flat, candidate=msgspec.structs.replace(TORCH, build="cu132"))
+    assert versions(locked(base, good, tmp_path / "x"))["torch"] == "2.14.1+cu132"
+
+
 def test_without_an_index_the_package_indexs_own_is_taken(
     base: Path, packages: Server, cache: dict[str, str], tmp_path: Path
 ) -> None:
@@ -198,6 +235,38 @@ def test_no_python_of_that_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("UV_PYTHON_INSTALL_DIR", str(tmp_path))
     with pytest.raises(SetupError, match=r"no Python 3\.7.*offline.*--python"):
         venv.create(tmp_path / "env", "3.7", "env", Sources(packages=(), python=()))
+
+
+def test_an_interpreter_of_another_architecture_will_not_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(Path(sys.base_prefix) / ("" if sys.platform == "win32" else "bin")))
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    monkeypatch.setenv("UV_PYTHON_INSTALL_DIR", str(tmp_path))
+    here = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+    system = {"Linux": "linux", "Darwin": "macos", "Windows": "windows"}[platform.system()]
+    other = "aarch64" if here == "x86_64" else "x86_64"
+    assert find_python(PYTHON, f"{system}-{here}") is not None
+    assert find_python(PYTHON, f"{system}-{other}") is None
+    with pytest.raises(SetupError, match=rf"no Python {PYTHON} for {system}-{other} on this machine"):
+        venv.create(tmp_path / "env", PYTHON, "env", Sources(packages=(), python=(), platform=f"{system}-{other}"))
+
+
+def test_the_one_of_the_machine_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    monkeypatch.setenv("UV_PYTHON_INSTALL_DIR", str(tmp_path / "pythons"))
+    with Server() as server:
+        mirror = server.url.replace("//", "//me:secret@") + "/x?token=abc"
+        mirrors = {"UV_PYTHON_INSTALL_MIRROR": server.url, "UV_HTTP_RETRIES": "0"}
+        with pytest.raises(SetupError):
+            get_python("3.12", [mirrors], "macos-aarch64-none")
+        (path,) = set(server.paths)
+        assert "/cpython-3.12." in path
+        assert "-aarch64-apple-darwin-" in path
+        with pytest.raises(SetupError) as caught:
+            get_python("3.12", [{**mirrors, "UV_PYTHON_INSTALL_MIRROR": mirror}], "linux-x86_64")
+    assert "http://***@127.0.0.1" in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "abc" not in str(caught.value)
 
 
 def test_the_python_of_an_environment_is_the_one_that_was_asked_for(python: Path) -> None:

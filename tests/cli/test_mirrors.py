@@ -16,6 +16,7 @@ import pytest
 from http_server import Page, Server, dead_address, silent_address
 from uv import find_uv_bin
 
+from dlenv.catalog.index import find
 from dlenv.catalog.mirrors import Kind, Mirror, all_names, mirrors
 from dlenv.errors import DataError, UsageError
 from dlenv.network.configured import package_index, pip_user_file, python_downloads, uv_user_file
@@ -299,9 +300,36 @@ def test_an_index_with_a_password_is_shown_without_it(monkeypatch: pytest.Monkey
     assert choice.mirrors[0].url == "https://me:secret@index.example.org/simple"
 
 
+@pytest.mark.parametrize("url", ["https://[bad/simple", "https://u:secret/x@h/simple", "https:///simple"])
+def test_an_address_of_the_user_that_is_none(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UV_DEFAULT_INDEX", url)
+    with pytest.raises(UsageError, match=r"^UV_DEFAULT_INDEX is 'https://.*', which is no address") as caught:
+        choose("pypi")
+    assert "secret" not in str(caught.value)
+    with pytest.raises(UsageError, match="no address"):
+        find("http://[x/simple", "torch")
+    for path in ("/srv/simple", "./simple", "C:\\simple", "file:///srv/simple"):
+        monkeypatch.setenv("UV_DEFAULT_INDEX", path)
+        assert choose("pypi").mirrors[0].url == path
+
+
+def test_a_name_without_such_a_mirror_leaves_the_users_own(
+    server: Server,
+    lay,  # type: ignore[no-untyped-def]
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lay("pypi", official=server.url)
+    monkeypatch.setenv("UV_DEFAULT_INDEX", URL)
+    choice = choose("pypi", "nju")
+    assert choice.notes == (
+        "nju has no mirror of PyPI: one is chosen",
+        f"PyPI: {URL}, as UV_DEFAULT_INDEX says",
+    )
+
+
 def test_what_is_no_index_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uv_user_file().parent.mkdir(parents=True)
-    uv_user_file().write_text("[[index]\n")  # broken: uv itself will say so
+    uv_user_file().write_text("[[index]\n")
     assert package_index() is None
     uv_user_file().write_text('[[index]]\nname = "torch"\nurl = "https://x"\nexplicit = true\n')
     assert package_index() is None
@@ -333,6 +361,14 @@ def test_persisting_is_remembered_by_uv_and_pip_and_by_dlenv() -> None:
     assert all("left as it is" in line for line in persist(MIRROR))
     assert [path.read_bytes() for path in (uv_user_file(), pip_user_file())] == before
     assert {path.name for path in pip_user_file().parent.iterdir()} == {"pip.conf"}
+
+
+def test_persisting_does_not_show_a_password() -> None:
+    said = persist(Mirror(name="campus", url="https://me:secret@index.example.org/simple?token=abc"))
+    assert [line.partition(": ")[2] for line in said] == [
+        "https://***@index.example.org/simple is the package index now"
+    ] * 2
+    assert "me:secret@" in uv_user_file().read_text()
 
 
 def test_persisting_keeps_what_is_there() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from http_server import Page, Server, dead_address, silent_address
 
-from dlenv.errors import DataError, Unreachable
+from dlenv.errors import DataError, Unreachable, UsageError
 from dlenv.network import download, http
 from dlenv.network.download import fetch
 from dlenv.network.progress import DownloadProgress
@@ -255,9 +255,41 @@ def test_a_proxy_is_asked(server: Server, target: Path, monkeypatch: pytest.Monk
     assert target.read_bytes() == CONTENT
 
 
-def test_an_address_is_shown_without_its_password() -> None:
-    assert http.public("https://me:secret@example.org:8/a?b") == "https://***@example.org:8/a?b"
-    assert http.public("https://example.org/a@b") == "https://example.org/a@b"
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://example.org/simple", "https://example.org/simple"),
+        ("https://me:secret@example.org:8/a?b", "https://***@example.org:8/a"),
+        ("https://u:p@ss/w@example.org/a", "https://***@example.org/a"),
+        ("https://u:1/2@example.org/a", "https://***@example.org/a"),
+        ("https://u:p?ss@example.org/a", "https://***"),
+        ("https://u:p#ss@example.org/a", "https://***"),
+        ("https://example.org/a?token=x@y", "https://***"),
+        ("https://example.org/a?token=secret#more", "https://example.org/a"),
+        ("me:secret@example.org", "***@example.org"),
+        ("https://[bad/simple", "https://[bad/simple"),
+        ("https://u:p@[bad/simple", "https://***@[bad/simple"),
+        ("\0://\n@", "\0://***@"),
+        ("", ""),
+    ],
+)
+def test_an_address_is_shown_without_what_opens_it(url: str, shown: str) -> None:
+    assert http.public(url) == shown
+
+
+def test_in_a_text_every_address_is_shown_so() -> None:
+    text = "`http://u:p@h/a?t=1`: (see https://h/b?t=2) and file:///tmp/x"
+    assert http.redacted(text) == "`http://***@h/a`: (see https://h/b and file:///tmp/x"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[x/d.zip", "http://u:pass/w@h/d", "http://h:0x1/", "http:///d", "http://h\n/d"]
+)
+def test_an_address_that_is_none_is_a_mistake_of_the_user(url: str, target: Path) -> None:
+    with pytest.raises(UsageError, match=r"file\.bin is '.*', which is no address; correct it$") as caught:
+        fetch([url], target)
+    assert "pass" not in str(caught.value)
+    assert not target.parent.exists()
 
 
 def test_progress_in_a_pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from dlenv.errors import Unreachable
-from dlenv.network.http import FAILURES, client, public, reason
+from dlenv.network.http import FAILURES, check_address, client, public, reason
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 # PyTorch's bucket answers 403 for what does not exist, other indexes 404.
@@ -53,7 +53,7 @@ def page(index: str, project: str) -> str:
 def find(index: str, project: str, *, timeout: float = 30.0, http: httpx.Client | None = None) -> tuple[Wheel, ...]:
     """The wheels of ``project``, whether ``index`` has a page for each project or is one listing of all files.
 
-    Raises ``Unreachable`` like ``wheels``.
+    Raises ``Unreachable`` and ``UsageError`` like ``wheels``.
     """
     own = wheels(page(index, project), project, timeout=timeout, http=http)
     return own or wheels(f"{index.rstrip('/')}/", project, timeout=timeout, http=http)
@@ -65,8 +65,10 @@ def wheels(
     """The wheels that the page ``url`` links to, of ``project`` only if it is named; none where there is no such page.
 
     ``timeout`` (seconds) is for the whole page; ``http`` is a client to use again. Files that are no wheels are left
-    out. Raises ``Unreachable`` where nothing answers in time, or what answers is no index.
+    out. Raises ``Unreachable`` where nothing answers in time, or what answers is no index, ``UsageError`` where ``url``
+    is no address.
     """
+    check_address(url, "the package index")
     found = []
     for link in _links(url, timeout, http):
         try:

@@ -31,7 +31,7 @@ from dlenv.errors import NoEnvironment, SetupError
 from dlenv.managers import rattler
 from dlenv.managers.rattler import Failed
 from dlenv.managers.source import Sources
-from dlenv.network.http import public
+from dlenv.network.http import public, redacted
 
 # Set by `micromamba shell init`, `mamba shell init` and `conda init`.
 _VARIABLES = ("MAMBA_EXE", "CONDA_EXE")
@@ -98,7 +98,7 @@ def _run(words: Sequence[str]) -> None:
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr if terminal else subprocess.PIPE,
             stderr=None if terminal else subprocess.STDOUT,
-            text=True,
+            text=True,  # in the system's own encoding, as a Python program writes to a pipe
             errors="replace",
         )
     except OSError as error:
@@ -110,5 +110,5 @@ def _run(words: Sequence[str]) -> None:
             process.terminate()
             raise
     if process.returncode:
-        said = "\n".join(talk.strip().splitlines()[-_TAIL:])
+        said = redacted("\n".join(talk.strip().splitlines()[-_TAIL:]))
         raise Failed("see what it says above" if terminal else said or f"it ended with code {process.returncode}")

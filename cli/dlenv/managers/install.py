@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from dlenv.environment.record import Package
 from dlenv.managers import uv
@@ -22,6 +23,7 @@ else:
 
 # PyTorch's own companions that are published beside it, and nowhere else, for these flavours.
 _WHOLE_INDEX = ("rocm", "xpu")
+_INDEX = "dlenv-pytorch"  # a name that no index of the user's has
 
 
 class Lock(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +43,7 @@ def lock(
     requirements: Sequence[str] = (),
     constraints: Sequence[str] = (),
 ) -> Lock:
-    """Resolve everything into ``folder``; raises ``uv.Failed``.
+    """Resolve everything into ``folder``; raises ``uv.Failed``, also where PyTorch would be of another build.
 
     ``interpreter`` are uv's words for what to resolve for: ``--python`` and the path of one, or also the version and
     platform of another machine's. ``requirements`` are beside PyTorch and the plan's packages; ``constraints`` bind
@@ -55,8 +57,11 @@ def lock(
     words += ["--constraints", folder / "constraints.txt"]
     if source.torch_index and source.candidate.build.startswith(_WHOLE_INDEX):
         words += ["--index-strategy", "unsafe-best-match"]
-    uv.run([*words, "--format", "pylock.toml", "--output-file", file], source.environment, project=folder)
-    return read(file)
+    words += ["--format", "pylock.toml", "--output-file", file]
+    uv.run(words, source.environment, project=folder, settings=_settings(plan, source))
+    found = read(file)
+    _check_build(found, source)
+    return found
 
 
 def read(file: Path) -> Lock:
@@ -96,29 +101,45 @@ def install(python: Path, packages: Sequence[Package], source: Source, folder: P
     uv.run(words, source.environment, show=True)
 
 
+def _check_build(lock: Lock, source: Source) -> None:
+    """Raise ``uv.Failed`` where the local part of PyTorch's versions ("+cu126") is not the wanted build's."""
+    build = source.candidate.build
+    allowed = (source.local,) if source.local else (None, build)
+    for package in lock.packages:
+        if package.name in ("torch", "torchvision") and Version(package.version).local not in allowed:
+            raise uv.Failed(f"{package.name} {package.version} is no build for {build}, and nothing better was found")
+
+
 def _project(plan: Plan, source: Source, requirements: Sequence[str]) -> str:
     """A project whose requirements on PyTorch are bound to its own index, and to nothing else on it."""
     candidate = source.candidate
-    torch = [f"torch=={candidate.torch}", f"torchvision=={candidate.torchvision}"]
+    local = f"+{source.local}" if source.local else ""
+    torch = [f"torch=={candidate.torch}{local}", f"torchvision=={candidate.torchvision}{local}"]
     lines = [
         "[project]",
         'name = "dlenv-environment"',
         'version = "0"',
         f'requires-python = ">={plan.python}"',
         f"dependencies = {json.dumps([*torch, *plan.packages, *requirements])}",
-        "[tool.uv]",
-        f"override-dependencies = {json.dumps(plan.overrides)}",
     ]
     if source.torch_index:
-        whole = candidate.build.startswith(_WHOLE_INDEX)
         lines += [
             "[[tool.uv.index]]",
-            'name = "pytorch"',
-            f"url = {json.dumps(source.torch_index)}",
-            f"explicit = {json.dumps(not whole)}",
-            *(['format = "flat"'] if source.flat else []),
+            *(f"{name} = {json.dumps(value)}" for name, value in _index(source).items()),
             "[tool.uv.sources]",
-            'torch = { index = "pytorch" }',
-            'torchvision = { index = "pytorch" }',
+            f'torch = {{ index = "{_INDEX}" }}',
+            f'torchvision = {{ index = "{_INDEX}" }}',
         ]
     return "\n".join(lines) + "\n"
+
+
+def _settings(plan: Plan, source: Source) -> dict[str, object]:
+    """uv's settings for the resolution: of a project's, only the index that its sources name counts beside them."""
+    whole = source.torch_index and source.candidate.build.startswith(_WHOLE_INDEX)
+    return {"override-dependencies": list(plan.overrides), **({"index": [_index(source)]} if whole else {})}
+
+
+def _index(source: Source) -> dict[str, object]:
+    explicit = not source.candidate.build.startswith(_WHOLE_INDEX)
+    layout = {"format": "flat"} if source.flat else {}
+    return {"name": _INDEX, "url": source.torch_index, "explicit": explicit, **layout}

@@ -15,7 +15,7 @@ from rich.filesize import decimal
 
 from dlenv.console import needs, say
 from dlenv.errors import SetupError
-from dlenv.network.http import public
+from dlenv.network.http import public, redacted
 from dlenv.network.progress import DownloadProgress
 
 # A silent mirror must not hold everything up; conda-forge's listing, tens of megabytes, may take a slow one minutes.
@@ -104,4 +104,4 @@ class _Reporter:
 
 
 def _line(error: Exception) -> str:
-    return "; ".join(line.strip() for line in str(error).strip().splitlines() if line.strip())
+    return redacted("; ".join(line.strip() for line in str(error).strip().splitlines() if line.strip()))

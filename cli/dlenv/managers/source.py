@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from dlenv.catalog.mirrors import Mirror
 from dlenv.plan.model import Candidate
 
 
@@ -15,10 +16,13 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
     candidate: Candidate
     torch_index: str | None = None  # address of the index or listing of PyTorch's wheels; None: the package index
+    # The local part that the versions of its torch and torchvision have ("cu126"); None: they may have none.
+    local: str | None = None
     flat: bool = False  # a listing of files (pip's --find-links), not a PEP 503 index
     folder: Path | None = None  # a folder of wheels, the only place to look into
     environment: Mapping[str, str] = {}  # uv's variables for the package index, such as UV_DEFAULT_INDEX
     label: str = "the package index"  # for people
+    pypi: Mirror | None = None  # the package index, where one was chosen
 
 
 class Sources(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,3 +32,5 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
     python: tuple[Mapping[str, str], ...] = ({},)  # uv's variables for downloading an interpreter
     conda: tuple[str, ...] = ()  # addresses of the channel conda-forge, for conda environments
     notes: tuple[str, ...] = ()  # what was chosen and what did not answer, for people
+    pypi: Mirror | None = None  # the package index that was chosen: the first to be tried; None: offline
+    platform: str = ""  # what an interpreter has to be made for, in uv's words; "": whatever it takes

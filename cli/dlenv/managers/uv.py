@@ -9,34 +9,25 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dlenv.console import say
 from dlenv.errors import SetupError
+from dlenv.managers import uv_settings
+from dlenv.managers.uv_settings import environ as environ
+from dlenv.network.http import redacted
 
-# What would make uv install elsewhere, or something else, than the plan says. Its network settings (indexes,
-# certificates, time-outs, cache) stay as the user has them.
-_FOREIGN = (
-    "CONDA_PREFIX",
-    "PYTHONHOME",
-    "PYTHONPATH",
-    "UV_BREAK_SYSTEM_PACKAGES",
-    "UV_BUILD_CONSTRAINT",
-    "UV_CONSTRAINT",
-    "UV_NO_BINARY",
-    "UV_NO_BUILD",
-    "UV_OVERRIDE",
-    "UV_PROJECT",
-    "UV_PYTHON",
-    "UV_REQUIRE_HASHES",
-    "UV_SYSTEM_PYTHON",
-    "UV_TARGET",
-    "UV_TORCH_BACKEND",
-    "VIRTUAL_ENV",
-)
 _INSTALLED = " + "  # a line for each of a few hundred packages, which the environment's record holds
 _TAIL = 25  # lines of uv's talk that an error repeats
+# The system's own words for ENOSPC, EDQUOT and, on Windows, ERROR_DISK_FULL.
+_DISK_FULL = ("No space left on device", "Disk quota exceeded", "not enough space on the disk")
+_NO_SOLUTION = "No solution found when resolving"
+# A resolution that failed for want of a package, a version or a wheel, which another index may have (texts of uv
+# 0.13.9, crates/uv-resolver: "was not found in the package registry", "there is no version of", "only ... is
+# available", "has no usable wheels", "could not be ...").
+_LACKING = ("not found", "no version", "available", "wheels", "could not be", "unavailable")
 
 
 def program() -> str:
@@ -51,39 +42,62 @@ def program() -> str:
         ) from None
 
 
-def environ(extra: Mapping[str, str] = {}) -> dict[str, str]:
-    """The environment that uv runs in: the user's, without what would lead it astray, and with ``extra``."""
-    kept = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
-    return {**kept, **extra}
-
-
 class Failed(Exception):
-    """uv failed; its text is the end of what it said."""
+    """uv failed; its text is the end of what it said. Another source may do: it could not fetch, or lacks something."""
+
+
+class Hopeless(Failed):
+    """No other source will do: every package was found and they exclude each other, or the disk is full."""
 
 
 def run(
-    words: Sequence[str | Path], extra: Mapping[str, str] = {}, *, show: bool = False, project: Path | None = None
+    words: Sequence[str | Path],
+    extra: Mapping[str, str] = {},
+    *,
+    show: bool = False,
+    project: Path | None = None,
+    settings: Mapping[str, object] = {},
 ) -> str:
     """Run ``uv`` with these words, every path among them absolute; its standard output.
 
     ``show`` passes its talk through (its own progress bars on a terminal). ``project`` is the folder whose
-    ``pyproject.toml`` counts: none, unless it is given, since uv would take constraints from the one that the user
-    happens to be in. Raises ``Failed`` with the end of the talk.
+    ``pyproject.toml`` counts: none, unless it is given, since uv would take sources from the one that the user
+    happens to be in. ``settings`` are those of a ``uv.toml``; of the user's own, see ``uv_settings``.
+
+    Raises ``Failed`` with the end of the talk, ``Hopeless`` where that tells that no other source will do.
     """
-    cwd = project or Path(Path.cwd().anchor)
-    command = [program(), *map(str, words)]
+    with tempfile.TemporaryDirectory(prefix="dlenv-") as scratch:
+        file = Path(scratch) / "uv.toml"
+        file.write_text(uv_settings.configuration(extra, settings), encoding="utf-8")
+        command = [program(), *map(str, words), "--config-file", str(file)]
+        return _run(command, uv_settings.environ(extra), project or Path(Path.cwd().anchor), show)
+
+
+def failed(talk: str) -> Failed:
+    """The error that uv's ``talk`` tells of."""
+    text = redacted("\n".join(talk.strip().splitlines()[-_TAIL:]))
+    words = " ".join(talk.split())
+    conflict = _NO_SOLUTION in words and not any(lack in words.partition(_NO_SOLUTION)[2] for lack in _LACKING)
+    return Hopeless(text) if conflict or any(full in words for full in _DISK_FULL) else Failed(text)
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str], cwd: Path, show: bool) -> str:
+    # uv writes UTF-8 on every system.
     if show and sys.stderr.isatty():
-        done = subprocess.run(command, env=environ(extra), cwd=cwd, stdout=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            command, env=environment, cwd=cwd, stdout=subprocess.PIPE, encoding="utf-8", errors="replace", check=False
+        )
         if done.returncode:
             raise Failed("see what uv says above")
         return done.stdout
     with subprocess.Popen(
         command,
-        env=environ(extra),
+        env=environment,
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT if show else subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
     ) as process:
         try:
             if show:
@@ -97,12 +111,12 @@ def run(
             process.terminate()
             raise
     if process.returncode:
-        raise Failed("\n".join(talk.strip().splitlines()[-_TAIL:]))
+        raise failed(talk)
     return output
 
 
 def _passed_through(lines: Iterable[str]) -> Iterable[str]:
     for line in lines:
         if not line.startswith(_INSTALLED):
-            say(line.rstrip())
+            say(redacted(line.rstrip()))
         yield line

@@ -15,7 +15,7 @@ def create(path: Path, version: str, name: str, sources: Sources) -> Path:
 
     Raises ``SetupError`` where no such Python can be had, or the environment can't be made.
     """
-    base = python.get(version, sources.python)
+    base = python.get(version, sources.python, sources.platform)
     try:
         uv.run(["venv", "--quiet", "--no-project", "--python", base, "--prompt", name, path])
     except uv.Failed as error:

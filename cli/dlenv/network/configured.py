@@ -14,15 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from dlenv.catalog.mirrors import Mirror
+from dlenv.network.http import check_address
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+# Variables which say that UV_DEFAULT_INDEX is the only package index, whatever else the user has configured: uv takes
+# an empty one for one that is not set, so they have no other meaning. `managers.uv_settings` obeys them for files.
+ALONE = {"UV_INDEX": "", "UV_INDEX_URL": "", "UV_EXTRA_INDEX_URL": "", "UV_FIND_LINKS": ""}
+
 
 def package_index() -> Mirror | None:
-    """The index that the user's environment or configuration names, or None. Files that can't be read don't count."""
+    """The index that the user's environment or configuration names, or None. Files that can't be read don't count.
+
+    Raises ``UsageError`` where what is named is no address.
+    """
     for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL"):
         if url := os.environ.get(name):
             return _own("pypi", _address(url), name, uv=True)
@@ -42,13 +50,18 @@ def package_index() -> Mirror | None:
 
 
 def python_downloads() -> Mirror | None:
-    """Where the user has told uv to download interpreters from, or None."""
+    """Where the user has told uv to download interpreters from, or None; raises ``UsageError`` as `package_index`."""
     if url := os.environ.get("UV_PYTHON_INSTALL_MIRROR"):
         return _own("python", url, "UV_PYTHON_INSTALL_MIRROR", uv=True)
     for path in _uv_files():
         if isinstance(url := _toml(path).get("python-install-mirror"), str):
             return _own("python", url, str(path), uv=True)
     return None
+
+
+def uv_configuration() -> list[dict[str, Any]]:
+    """What uv's own files hold, those first that win over the others."""
+    return [settings for path in _uv_files() if (settings := _toml(path))]
 
 
 def uv_user_file() -> Path:
@@ -70,6 +83,7 @@ def pip_user_file() -> Path:
 
 def _own(kind: Any, url: str, origin: str, *, uv: bool = False, pip: bool = False) -> Mirror:
     """``uv``, ``pip``: whether that tool knows it already."""
+    check_address(url, origin)
     environ = {}
     if kind == "pypi" and not uv:
         environ["UV_DEFAULT_INDEX"] = url

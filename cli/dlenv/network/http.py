@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import httpx
 
 from dlenv import __version__
-from dlenv.errors import Unreachable
+from dlenv.errors import Unreachable, UsageError
 
 # Everything that a request can fail with; UnicodeError: a host name that can't be encoded (IDNA).
 FAILURES = (httpx.HTTPError, httpx.InvalidURL, UnicodeError)
+_ADDRESS = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s'"`<>]+""")
 
 
 def client(timeout: httpx.Timeout) -> httpx.Client:
@@ -48,9 +49,32 @@ def reason(error: Exception) -> str:
     return text
 
 
+def check_address(url: str, what: str) -> None:
+    """Raise ``UsageError``, with ``what`` names it, where ``url`` can't be one; a path without a scheme can."""
+    try:
+        parts = urlsplit(url)
+        httpx.URL(url)
+        if (parts.scheme not in ("http", "https") or parts.hostname) and (parts.port is None or parts.port):
+            return
+    except (ValueError, httpx.InvalidURL):  # their texts repeat parts of the address, maybe of a password
+        pass
+    raise UsageError(f"{what} is {public(url)!r}, which is no address; correct it")
+
+
 def public(url: str) -> str:
-    """``url`` without user and password, to be shown."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
+    """``url`` to be shown: without user, password, query and fragment, which may hold a token; of any text at all.
+
+    A password may hold what has to be escaped and is not ("/", "@"), so that the last "@" counts.
+    """
+    scheme = url[: url.find("://") + 3] if "://" in url else ""
+    place, *hidden = re.split("[?#]", url[len(scheme) :], maxsplit=1)
+    if "@" in "".join(hidden):  # a password that holds "?", or a token that holds "@"
+        return f"{scheme}***"
+    if "@" in place:
+        place = "***@" + place.rpartition("@")[2]
+    return scheme + place
+
+
+def redacted(text: str) -> str:
+    """``text`` of another program, each address in it as `public` shows it."""
+    return _ADDRESS.sub(lambda match: public(match[0]), text)

@@ -54,6 +54,12 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
         return first.origin is not None or _serves(first, self.probes)
 
 
+def check(wanted: str) -> None:
+    """Raise ``UsageError`` where ``wanted`` is neither a mirror's name nor "auto" or "none"."""
+    if wanted not in ("auto", "none", *(names := all_names())):
+        raise UsageError(f"there is no mirror {wanted!r}; there are auto, none, {', '.join(names)}")
+
+
 def choose(
     kind: Kind,
     wanted: str = "auto",
@@ -69,24 +75,21 @@ def choose(
     among the names on the page that is asked for; ``probe_path`` is that page or file, below the mirror's address.
     All are asked at once, for ``budget`` seconds at most in total.
 
-    The user's own configuration wins over "auto", and is not asked. Raises ``UsageError`` for an unknown name,
-    ``Unreachable`` where proxy or certificates in the environment can't be used.
+    The user's own configuration wins over "auto", and is not asked; with a name or "none" it does not count. Raises
+    ``UsageError`` for an unknown name and for an own address that is none, ``Unreachable`` where proxy or certificates
+    in the environment can't be used.
     """
     known = [mirror.for_build(build) for mirror in mirrors(kind)]
     title = _TITLES[kind]
     notes: list[str] = []
-    if wanted not in ("auto", "none"):
-        if wanted not in (names := all_names()):
-            raise UsageError(f"there is no mirror {wanted!r}; there are auto, none, {', '.join(names)}")
-        if named := [mirror for mirror in known if mirror.name == wanted or mirror.official]:
-            if len(named) > 1 or named[0].name == wanted:
-                known = named
-            else:
-                notes.append(f"{wanted} has no mirror of {title}: one is chosen")
-    elif wanted == "none":
-        known = [mirror for mirror in known if mirror.official]
-    elif own := _configured(kind):
-        return Choice(mirrors=(own,), notes=(f"{title}: {public(own.url)}, as {own.origin} says",))
+    check(wanted)
+    if wanted == "none" or any(mirror.name == wanted for mirror in known):
+        known = [_alone(mirror) for mirror in known if mirror.official or mirror.name == wanted]
+    else:
+        if wanted != "auto":
+            notes.append(f"{wanted} has no mirror of {title}: one is chosen")
+        if own := _configured(kind):
+            return Choice(mirrors=(own,), notes=(*notes, f"{title}: {public(own.url)}, as {own.origin} says"))
     probes = _ask(known, probe_path, file, budget, patient=any(mirror.name == wanted for mirror in known))
     order, why = _order(known, probes)
     if asked := [mirror for mirror in order if mirror.name == wanted]:
@@ -109,6 +112,21 @@ def _configured(kind: Kind) -> Mirror | None:
     if kind == "pypi":
         return configured.package_index()
     return configured.python_downloads() if kind == "python" else None
+
+
+def _alone(mirror: Mirror) -> Mirror:
+    """The mirror, with variables that make it count whatever else the user has configured."""
+    if mirror.kind == "pypi":
+        environ = {
+            "UV_DEFAULT_INDEX": mirror.url,
+            "PIP_INDEX_URL": mirror.url,
+            "PIP_EXTRA_INDEX_URL": "",
+            **configured.ALONE,
+        }
+        return msgspec.structs.replace(mirror, environ=environ)
+    if mirror.kind == "python":
+        return msgspec.structs.replace(mirror, environ={"UV_PYTHON_INSTALL_MIRROR": mirror.url})
+    return mirror
 
 
 def _order(known: Sequence[Mirror], probes: Sequence[Probe]) -> tuple[list[Mirror], str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from dlenv.catalog.mirrors import Mirror
 from dlenv.errors import DataError
 from dlenv.network.configured import pip_user_file, uv_user_file
+from dlenv.network.http import public
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -53,7 +54,7 @@ def _change(path: Path, url: str, change: Callable[[str, str], str | None]) -> s
     except (ValueError, configparser.Error) as error:
         text = " ".join(str(error).split())
         raise DataError(f"{path} is not what it should be ({text}); correct it, or add the index by hand") from None
-    return f"{path}: {url} is the package index now"
+    return f"{path}: {public(url)} is the package index now"
 
 
 def _uv(text: str, url: str) -> str | None:
