@@ -421,6 +421,9 @@ def test_the_command_by_a_mirror(run: Run, server: Server, tmp_path: Path) -> No
     result = run("notebooks", "fetch", "--course", "en", "--mirror", dead_address(), "--notebooks", tmp_path / "more")
     assert result.code == 1
     assert result.stderr.splitlines()[-1].startswith("Error: the notebooks can't be had: ")
+    result = run("notebooks", "fetch", "--mirror", "http://[x/d2l.zip")
+    assert (result.code, result.stdout) == (2, "")
+    assert "--mirror is 'http://[x/d2l.zip'" in result.stderr
 
 
 def test_two_editions_need_a_name(run: Run, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import locale
-import os
 import re
 import signal
 import sys
@@ -19,8 +17,10 @@ from dlenv.errors import UsageError
 
 if TYPE_CHECKING:
     from dlenv.environment.record import Record
+    from dlenv.plan import Request
 
 _PARTS = {"all": ("serve", "train")}
+_NO_SETUP = ("dry_run", "download", "offline")  # nothing is built, or nothing is taken from the network
 _PYTHON = re.compile(r"3\.\d{1,2}")
 _VERSION = re.compile(r"\d+(\.\d+){1,2}")
 _BUILD = re.compile(r"cpu|mps|xpu|cu\d{2,3}|rocm\d+(\.\d+)*")
@@ -52,7 +52,7 @@ _BUILD = re.compile(r"cpu|mps|xpu|cu\d{2,3}|rocm\d+(\.\d+)*")
 @click.option(
     "--notebooks",
     type=click.Path(path_type=Path),
-    help="Folder for the course's notebooks.  [default: d2l-zh or d2l-en]",
+    help="Folder for the course's notebooks.  [default: the last one, else d2l-zh or d2l-en]",
 )
 @click.option(
     "--with", "extras", type=click.Choice(["serve", "train", "all"]), multiple=True, help="Add this part of dlenv."
@@ -60,7 +60,7 @@ _BUILD = re.compile(r"cpu|mps|xpu|cu\d{2,3}|rocm\d+(\.\d+)*")
 @click.option(
     "--mirror", metavar="NAME", default="auto", show_default=True, help="auto, none, or a mirror of the catalog."
 )
-@click.option("--persist-mirror", is_flag=True, help="Also write the mirror into your own uv and pip configuration.")
+@click.option("--persist-mirror", is_flag=True, help="Before, write the mirror into your own uv and pip settings.")
 @click.option("--from", "record", type=click.Path(path_type=Path), help="Build what this dlenv-environment.json says.")
 @click.option(
     "--download", type=click.Path(path_type=Path), help="Build nothing; fill this folder with all that is needed."
@@ -88,6 +88,8 @@ def command(**given: Any) -> int:
     options = _options(given)
     _end_on_terminate()
     machine, plan = run.planned(options)
+    if not given["download"]:
+        options = run.placed(options, plan)
     if given["dry_run"]:
         if given["as_json"]:
             print_json(show.as_json(machine, plan))
@@ -106,10 +108,10 @@ def command(**given: Any) -> int:
     if not given["yes"] and sys.stdin.isatty() and not run.is_ready(options, plan):
         show.plan(machine, plan, options.env)
         click.confirm("Go on?", default=True, abort=True, err=True)
-    outcome = run.setup(options, machine, plan)
     if given["persist_mirror"]:
         for line in run.persist_mirror(options):
             say(line)
+    outcome = run.setup(options, machine, plan)
     if given["as_json"]:
         print_json(outcome.to_json())
     else:
@@ -121,6 +123,8 @@ def _options(given: dict[str, Any]) -> Any:
     import msgspec
 
     from dlenv.environment.layout import Home
+    from dlenv.network.mirrors import check
+    from dlenv.notebooks.folder import preferred
     from dlenv.plan import Request
     from dlenv.setup.model import Options
 
@@ -130,7 +134,11 @@ def _options(given: dict[str, Any]) -> Any:
         raise UsageError(f"--offline {given['offline']} says what is to be installed; leave --from out")
     if given["machine_file"] and not given["download"]:
         raise UsageError("--for names the machine that --download is for; give --download too")
-    course = given["course"] or ("zh" if _speaks_chinese() else "en")
+    if given["persist_mirror"] and (other := next((name for name in _NO_SETUP if given[name]), None)):
+        option = other.replace("_", "-")
+        raise UsageError(f"--persist-mirror needs a setup from the network; leave it out, or --{option}")
+    check(given["mirror"])
+    course = given["course"] or preferred()
     request = Request(
         manager=given["manager"],
         python=_checked("--python", given["python"], _PYTHON, "3.11"),
@@ -148,7 +156,7 @@ def _options(given: dict[str, Any]) -> Any:
     record = _record(given)
     return Options(
         env=given["env"],
-        request=record.request if record else request,
+        request=_of(record, given) if record else request,
         mirror=given["mirror"],
         notebooks=given["notebooks"],
         repair=given["repair"],
@@ -165,8 +173,22 @@ def _record(given: dict[str, Any]) -> Record | None:
 
         return offline.record(folder, given)
     from dlenv.environment.record import Record
+    from dlenv.setup.wishes import contradiction
 
-    return Record.load(given["record"]) if given["record"] else None
+    if not (file := given["record"]):
+        return None
+    record = Record.load(file)
+    if other := contradiction(record, given):
+        option, has = other
+        raise UsageError(f"{option} is not what {file} says ({has}); leave it out, or plan anew without --from")
+    return record
+
+
+def _of(record: Record, given: dict[str, Any]) -> Request:
+    """What was asked for, with the GPUs of this machine, where they are named."""
+    import msgspec
+
+    return msgspec.structs.replace(record.request, gpus=_gpus(given["gpus"])) if _is_given("gpus") else record.request
 
 
 def _is_given(field: str) -> bool:
@@ -194,14 +216,6 @@ def _gpus(words: tuple[str, ...]) -> tuple[int, ...] | None:
             f"--gpu {','.join(values)} is not understood; give indices as nvidia-smi counts them, auto or none"
         )
     return tuple(sorted({int(value) for value in values}))
-
-
-def _speaks_chinese() -> bool:
-    languages = [os.environ.get(name, "") for name in ("LC_ALL", "LC_MESSAGES", "LANG")]
-    if not any(languages):
-        languages = [locale.getlocale()[0] or ""]  # Windows calls it "Chinese (Simplified)_China"
-    first = next((language for language in languages if language), "")
-    return first.lower().startswith(("zh", "chinese"))
 
 
 def _end_on_terminate() -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 import filelock
 import psutil
 
+from dlenv.console import command_line
 from dlenv.environment.exchange import exchange
 from dlenv.environment.record import Record
 from dlenv.errors import NoEnvironment, SetupError, UsageError
@@ -182,7 +183,9 @@ def executable(env: Path) -> Path:
     for path in (env / "bin" / "python", env / "Scripts" / "python.exe", env / "python.exe"):
         if path.exists():
             return path
-    raise NoEnvironment(f"{env} is not a Python environment; make one by: dlenv setup --env {env}")
+    raise NoEnvironment(
+        f"{env} is not a Python environment; make one by: {command_line('dlenv', 'setup', '--env', env)}"
+    )
 
 
 def remove(build: Path) -> None:

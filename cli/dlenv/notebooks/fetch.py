@@ -16,7 +16,7 @@ from dlenv.catalog.courses import Recipe, courses
 from dlenv.console import say
 from dlenv.errors import DataError, Unreachable, UsageError
 from dlenv.network import download
-from dlenv.network.http import public
+from dlenv.network.http import check_address, public
 from dlenv.network.progress import DownloadProgress
 from dlenv.notebooks.folder import Manifest, fetching, missing
 from dlenv.notebooks.source import extract
@@ -66,9 +66,11 @@ def fetch_notebooks(
     empty. ``mirror`` is the address of an archive, or of a folder that has it, and the only one that is asked then.
     An archive that is not as it was first fetched is refused unless ``accept_changed``.
 
-    Raises ``UsageError`` where the folder can't be taken, ``Unreachable`` where no address gave an archive,
-    ``ArchiveRefused`` or ``DataError`` where an archive or the folder can't be used.
+    Raises ``UsageError`` where the folder can't be taken or ``mirror`` is no address, ``Unreachable`` where no address
+    gave an archive, ``ArchiveRefused`` or ``DataError`` where an archive or the folder can't be used.
     """
+    if mirror:
+        check_address(mirror, "--mirror")
     before = check(edition, folder)
     same = archive is None or (before is not None and archive.is_file() and download.digest(archive) == before.archive)
     if before and same and not refresh and not missing(folder, before):

@@ -17,7 +17,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     env: Path
     request: Request
     mirror: str = "auto"  # "auto", "none", or a mirror's name
-    notebooks: Path | None = None  # None: ./d2l-<edition>
+    notebooks: Path | None = None  # None: the record's, else ./d2l-<edition>
     repair: bool = False  # build again, even where nothing has changed
     record: Record | None = None  # build exactly what this record says
     machine_file: Path | None = None  # plan for the machine that this file describes

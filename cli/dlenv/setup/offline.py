@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from dlenv.console import say
+from dlenv.console import command_line, say
 from dlenv.environment.record import Record
 from dlenv.errors import DataError, SetupError, UsageError
 from dlenv.machine import Machine
@@ -18,6 +17,7 @@ from dlenv.managers.source import Source, Sources
 from dlenv.network.download import digest
 from dlenv.plan.model import Edition
 from dlenv.setup import targets
+from dlenv.setup.wishes import contradiction
 
 NAME = "dlenv-offline.json"
 WHEELS = "wheels"
@@ -65,7 +65,7 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     def read(folder: Path) -> Contents:
         """The contents of ``folder``; raises ``UsageError`` where it is not filled, or only half."""
         path = folder / NAME
-        again = f"fill it on a machine with network: dlenv setup --download {folder}"
+        again = f"fill it on a machine with network: {_filling(folder)}"
         try:
             contents = msgspec.json.decode(path.read_bytes(), type=Contents)
         except FileNotFoundError:
@@ -110,25 +110,12 @@ def record(folder: Path, given: dict[str, Any]) -> Record:
     ``given`` holds the options of ``dlenv setup`` that say what is wanted; None or "auto": not asked for.
     """
     found = Contents.read(folder).record
-    plan = found.plan
-    has: dict[str, Sequence[str]] = {
-        "manager": [plan.manager],
-        "python": [plan.python],
-        "torch": [found.torch.torch],
-        "build": [found.torch.build],
-        "course": [plan.course.edition if plan.course else "none"],
-        "extras": plan.extras,
-    }
-    for name, values in has.items():
-        value = given[name]
-        wanted = list(value) if isinstance(value, tuple) else [] if value in (None, "auto") else [value]
-        if absent := [each for each in wanted if each not in values]:
-            option = "with" if name == "extras" else name
-            raise UsageError(
-                f"--{option} {absent[0]} is not what {folder} was filled for ({', '.join(values) or 'nothing'}); leave "
-                f"it out, or fill another folder on a machine with network: dlenv setup --download DIR --{option} "
-                f"{absent[0]}"
-            )
+    if other := contradiction(found, given):
+        option, has = other
+        raise UsageError(
+            f"{option} is not what {folder} was filled for ({has}); leave it out, or fill another folder on a machine "
+            f"with network: dlenv setup --download DIR {option}"
+        )
     return found
 
 
@@ -152,8 +139,7 @@ def sources(folder: Path) -> Sources:
     for file in contents.files:
         if trouble := file.trouble(folder):
             raise SetupError(
-                f"{trouble}; copy it again, or mend the folder on a machine with network: "
-                f"dlenv setup --download {folder}"
+                f"{trouble}; copy it again, or mend the folder on a machine with network: {_filling(folder)}"
             )
     offline = {"UV_OFFLINE": "1"}
     source = Source(
@@ -164,6 +150,10 @@ def sources(folder: Path) -> Sources:
     )
     python = {**offline, "UV_PYTHON_INSTALL_MIRROR": (folder / PYTHON).absolute().as_uri()}
     return Sources(packages=(source,), python=(python,))
+
+
+def _filling(folder: Path) -> str:
+    return command_line("dlenv", "setup", "--download", folder)
 
 
 def put_notebooks(folder: Path, edition: Edition, place: Path) -> None:

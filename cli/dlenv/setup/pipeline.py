@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from dlenv import __version__, probe
-from dlenv.console import say
+from dlenv.console import command_line, say
 from dlenv.environment.layout import Home, executable, remove
 from dlenv.environment.record import Package, Record, fingerprint
 from dlenv.errors import ProofFailed, SetupError
@@ -106,9 +106,8 @@ def unchanged(home: Home, options: Options, plan: Plan) -> Outcome | None:
         return None
     if changed := record.changed(home.env):
         shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
-        raise SetupError(
-            f"{home.env} is no longer as it was built: {shown}; mend it by: dlenv setup --repair --env {home.env}"
-        )
+        mend = command_line("dlenv", "setup", "--repair", "--env", home.env)
+        raise SetupError(f"{home.env} is no longer as it was built: {shown}; mend it by: {mend}")
     return Outcome(environment=home.env, python=executable(home.env), changed=False, record=record)
 
 
