@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -257,3 +258,32 @@ def test_no_other_source_helps_where_the_disk_is_full(packages: Server) -> None:
     words = ["pip", "compile", "--python", sys.executable, "--quiet", Path.cwd() / "wanted.in", "-o", "/dev/full"]
     with pytest.raises(uv.Hopeless, match="No space left"):
         uv.run(words, {"UV_DEFAULT_INDEX": packages.url + "/simple"})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such terminals")
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [(["-o", "/dev/full"], "Hopeless"), (["--index-url", "http://127.0.0.1:9"], "Failed"), ([], "none")],
+)
+def test_so_it_is_on_a_terminal(packages: Server, words: list[str], error: str) -> None:
+    """uv believes that it talks to a terminal, the user sees all of it, and the error is known."""
+    Path("wanted.in").write_text("sympy")
+    command = ["pip", "compile", "--python", sys.executable, str(Path.cwd() / "wanted.in"), *words]
+    code = "import sys; from dlenv.managers import uv\ntry: uv.run(sys.argv[1:], show=True); print('none')\n"
+    code += "except uv.Failed as error: print(type(error).__name__, error)"
+    environment = {**os.environ, "TERM": "xterm"}
+    if error != "Failed":
+        environment["UV_DEFAULT_INDEX"] = packages.url + "/simple"
+    ours, its = os.openpty()
+    with subprocess.Popen([sys.executable, "-c", code, *command], env=environment, stdout=-1, stderr=its) as process:
+        os.close(its)
+        said = b""
+        with suppress(OSError):  # the end, on Linux
+            while piece := os.read(ours, 1 << 16):
+                said += piece
+        assert process.stdout is not None
+        told = process.stdout.read().decode().strip()
+    os.close(ours)
+    assert told == ("none" if error == "none" else f"{error} see what uv says above")
+    assert b"\x1b[" in said
+    assert {"Hopeless": b"No space left", "Failed": b"127.0.0.1:9", "none": b"Resolved"}[error] in said

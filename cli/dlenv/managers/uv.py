@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dlenv.console import say
 from dlenv.errors import SetupError
-from dlenv.managers import uv_settings
+from dlenv.managers import terminal, uv_settings
 from dlenv.managers.uv_settings import environ as environ
 from dlenv.network.http import redacted
 
@@ -60,8 +60,8 @@ def run(
 ) -> str:
     """Run ``uv`` with these words, every path among them absolute; its standard output.
 
-    ``show`` passes its talk through (its own progress bars on a terminal). ``project`` is the folder whose
-    ``pyproject.toml`` counts: none, unless it is given, since uv would take sources from the one that the user
+    ``show`` passes its talk through, bars and all on a terminal, and returns nothing of it. ``project`` is the folder
+    whose ``pyproject.toml`` counts: none, unless it is given, since uv would take sources from the one that the user
     happens to be in. ``settings`` are those of a ``uv.toml``; of the user's own, see ``uv_settings``.
 
     Raises ``Failed`` with the end of the talk, ``Hopeless`` where that tells that no other source will do.
@@ -73,7 +73,7 @@ def run(
         return _run(command, uv_settings.environ(extra), project or Path(Path.cwd().anchor), show)
 
 
-def failed(talk: str) -> Failed:
+def _failure(talk: str) -> Failed:
     """The error that uv's ``talk`` tells of."""
     text = redacted("\n".join(talk.strip().splitlines()[-_TAIL:]))
     words = " ".join(talk.split())
@@ -82,14 +82,12 @@ def failed(talk: str) -> Failed:
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str], cwd: Path, show: bool) -> str:
-    # uv writes UTF-8 on every system.
     if show and sys.stderr.isatty():
-        done = subprocess.run(
-            command, env=environment, cwd=cwd, stdout=subprocess.PIPE, encoding="utf-8", errors="replace", check=False
-        )
-        if done.returncode:
-            raise Failed("see what uv says above")
-        return done.stdout
+        status, talk = terminal.run(command, environment, cwd)
+        if status:
+            raise type(_failure(talk))("see what uv says above")
+        return ""
+    # uv writes UTF-8 on every system.
     with subprocess.Popen(
         command,
         env=environment,
@@ -111,7 +109,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str], cwd: Path, show
             process.terminate()
             raise
     if process.returncode:
-        raise failed(talk)
+        raise _failure(talk)
     return output
 
 
