@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import click
 
 from dlenv import __version__
+from dlenv.console import say
 from dlenv.errors import DlenvError
 
 # Name -> one line for ``dlenv --help``. The command is the attribute ``command`` of ``dlenv.commands.<name>``.
@@ -65,6 +66,6 @@ def main(args: Sequence[str] | None = None) -> None:
         click.echo("Interrupted.", err=True)
         sys.exit(130)
     except DlenvError as error:
-        click.echo(f"Error: {error}", err=True)
+        say(f"Error: {error}")
         sys.exit(error.exit_code)
     sys.exit(result if isinstance(result, int) else 0)

@@ -185,6 +185,21 @@ def test_what_an_environment_was_asked_for_holds(run: Run, tmp_path: Path) -> No
     assert other["torch"]["version"] != "2.14.1"
 
 
+def test_what_becomes_of_an_environment_that_is_there_is_said_before(run: Run) -> None:
+    Path("env").mkdir()
+    Path("env/pyvenv.cfg").write_text("home = /usr/bin\n")
+    result = run("setup", "--dry-run", "--env", "env", "--course", "none")
+    assert result.code == 0
+    assert "env was not built by dlenv: it will be kept in" in result.stderr
+    assert Path("env/pyvenv.cfg").exists()
+
+
+def test_an_error_text_does_not_control_the_terminal(run: Run) -> None:
+    result = run("setup", "--dry-run", "--from", "\x1b]0;owned\x07.json")
+    assert result.code == 2
+    assert "\x1b" not in result.stderr
+
+
 def test_help_names_every_option(run: Run) -> None:
     text = run("setup", "--help").stdout
     for option in ("--env", "--manager", "--python", "--torch", "--build", "--gpu", "--strict-cuda", "--course"):

@@ -133,6 +133,7 @@ def interrupted(env: Path, number: signal.Signals, at: str, words: Sequence[str]
         (signal.SIGINT, "Building", 130),
         (signal.SIGINT, "Installing torch", 130),
         (signal.SIGTERM, "Resolved", 143),
+        (signal.SIGHUP, "Resolved", 129),
         (signal.SIGINT, "proving", 130),
         (signal.SIGKILL, "proving", -9),
     ],

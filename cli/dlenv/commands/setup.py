@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import sys
@@ -90,6 +91,8 @@ def command(**given: Any) -> int:
     machine, plan = run.planned(options)
     if not given["download"]:
         options = run.placed(options, plan)
+        if notice := run.replaces(options, plan):
+            say(notice)
     if given["dry_run"]:
         if given["as_json"]:
             print_json(show.as_json(machine, plan))
@@ -219,10 +222,13 @@ def _gpus(words: tuple[str, ...]) -> tuple[int, ...] | None:
 
 
 def _end_on_terminate() -> None:
-    """SIGTERM unwinds like Ctrl-C, so that what is half built is removed."""
+    """SIGTERM and a terminal that is closed unwind like Ctrl-C, so that what is half built is removed."""
 
-    def end(_number: int, _frame: FrameType | None) -> None:
-        say("Terminated")
-        sys.exit(128 + signal.SIGTERM)
+    def end(number: int, _frame: FrameType | None) -> None:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            say("Terminated")
+        sys.exit(128 + number)
 
-    signal.signal(signal.SIGTERM, end)
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), end)

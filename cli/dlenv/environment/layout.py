@@ -53,6 +53,10 @@ class Home:
             return self.env.resolve() if self.env.exists() else None
         return self.env if _is_environment(self.env) else None
 
+    def is_foreign(self) -> bool:
+        """Whether ``<env>`` is an environment that dlenv did not build, and would adopt."""
+        return not _is_link(self.env) and _is_environment(self.env)
+
     def record(self) -> Record | None:
         """What dlenv wrote into the environment in use; None where there is none, or it is not dlenv's."""
         current = self.current()
@@ -71,7 +75,7 @@ class Home:
             )
         elif os.path.ismount(self.env):
             raise UsageError(f"{self.env} is a mount point, which can't be replaced; choose a folder below it by --env")
-        elif any((self.env / name).exists() for name in _CONDA_ROOT) and (self.env / "conda-meta").is_dir():
+        elif is_conda_root(self.env):
             raise UsageError(
                 f"{self.env} is conda's own installation, not one of its environments; choose another by --env"
             )
@@ -186,6 +190,11 @@ def executable(env: Path) -> Path:
     raise NoEnvironment(
         f"{env} is not a Python environment; make one by: {command_line('dlenv', 'setup', '--env', env)}"
     )
+
+
+def is_conda_root(path: Path) -> bool:
+    """Whether ``path`` is what conda itself and its other environments live in."""
+    return (path / "conda-meta").is_dir() and any((path / name).exists() for name in _CONDA_ROOT)
 
 
 def remove(build: Path) -> None:

@@ -61,6 +61,17 @@ def placed(options: Options, plan: Plan) -> Options:
     return msgspec.structs.replace(options, notebooks=place)
 
 
+def replaces(options: Options, plan: Plan) -> str | None:
+    """What will become of an environment that somebody else made where the new one goes; None where there is none."""
+    home = Home(options.env)
+    if plan.manager == "colab" or not home.is_foreign():
+        return None
+    return (
+        f"{home.env} was not built by dlenv: it will be kept in {home.builds}, where its scripts do not work, "
+        "and the new one takes its place"
+    )
+
+
 def is_ready(options: Options, plan: Plan) -> bool:
     """Whether the environment is as planned already, so that there is nothing to ask about."""
     return plan.manager != "colab" and pipeline.unchanged(Home(options.env), options, plan) is not None
@@ -134,7 +145,9 @@ def _again(record: Record, machine: Machine, wanted: tuple[int, ...] | None) -> 
     if absent := [index for index in wanted or () if index not in there]:
         raise UsageError(f"there is no GPU {absent[0]} here; name others, as nvidia-smi counts them, by --gpu")
     gpus, devices = record.plan.gpus, record.plan.devices
-    if gpus:  # as many as there are here; what is no GPU of NVIDIA's is as it was there
+    if wanted == ():
+        gpus, devices = (), ()
+    elif gpus:  # as many as there are here; what is no GPU of NVIDIA's is as it was there
         gpus = there if wanted is None else wanted
         devices = tuple(f"cuda:{position}" for position in range(len(gpus)))
     reasons = (f"everything is as on {record.created} by dlenv {record.dlenv}", *record.plan.reasons)
