@@ -91,6 +91,8 @@ def _fixed(findings: list, yes: bool) -> bool:  # type: ignore[type-arg]  # Find
         return False
     for repair in found:
         say(f"To be run: {repair}")
+        if repair.note:
+            say(f"  {repair.note}")
     if not yes:
         if not sys.stdin.isatty():
             say("Nothing was done: this is no terminal to ask on; --yes carries them out.")

@@ -16,7 +16,7 @@ CHECK_LIMIT_S = 10.0
 
 def examine(facts: Facts, checks: Iterable[Check], limit: float = CHECK_LIMIT_S) -> list[Finding]:
     """What each of ``checks`` says of ``facts``, in their order. ``limit`` is seconds for one check. Never raises."""
-    return [_finding(check, _missing(check, facts) or _verdict(check, facts, limit)) for check in checks]
+    return [_finding(check, facts, _missing(check, facts) or _verdict(check, facts, limit)) for check in checks]
 
 
 def _missing(check: Check, facts: Facts) -> Verdict | None:
@@ -39,12 +39,12 @@ def _verdict(check: Check, facts: Facts, limit: float) -> Verdict:
         return Verdict(status="error", detail=f"the check failed: {type(error).__name__}: {error}")
 
 
-def _finding(check: Check, verdict: Verdict) -> Finding:
+def _finding(check: Check, facts: Facts, verdict: Verdict) -> Finding:
     return Finding(
         id=check.id,
         status=verdict.status,
         title=check.title,
         detail=verdict.detail,
         fix=verdict.fix,
-        repair=verdict.repair,
+        repair=verdict.repair if facts.target.is_changeable else None,
     )

@@ -25,6 +25,12 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     env: Path | None = None  # its folder; None where the Python belongs to no environment
     kind: Literal["venv", "conda", "system"] = "system"
     why: str = ""  # why this one: "VIRTUAL_ENV"
+    root: bool = False  # conda's own installation, which conda itself and its other environments live in
+
+    @property
+    def is_changeable(self) -> bool:
+        """Whether ``--fix`` may change it: no system's Python, and not what conda itself runs from."""
+        return self.env is not None and not self.root
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,9 +10,13 @@ from pathlib import Path
 
 from dlenv.console import say
 from dlenv.doctor.model import Finding, Repair, Step
+from dlenv.errors import SetupError
 from dlenv.managers import uv
 
 __all__ = ["carry_out", "repairs"]
+
+# Not the user's folder, which may hold a stranger's files: Python's ``-m`` would run its modules, uv obey its settings.
+_NOWHERE = Path(os.path.abspath(os.sep))  # noqa: PTH100
 
 
 def repairs(findings: Iterable[Finding]) -> list[Repair]:
@@ -40,14 +44,17 @@ def _take(step: Step) -> str | None:
         if step.remove is not None:
             _remove(Path(step.remove))
             return None
-        environment = uv.environ()
-        words = list(step.words)
-        if words[0] == "uv":
-            words[0] = uv.program()
+        if Path(step.words[0]).stem == "uv":
+            uv.run(step.words[1:], show=True, project=_NOWHERE)
+            return None
         # Its talk goes where ours goes: standard output is for the result.
-        done = subprocess.run(words, env=environment, stdin=subprocess.DEVNULL, stdout=2, check=False)
+        done = subprocess.run(
+            step.words, env=uv.environ(), cwd=_NOWHERE, stdin=subprocess.DEVNULL, stdout=2, check=False
+        )
     except OSError as error:
         return error.strerror or str(error)
+    except (uv.Failed, SetupError) as error:
+        return str(error)
     return None if done.returncode == 0 else f"exit code {done.returncode}"
 
 

@@ -32,11 +32,12 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     """Steps that touch nothing but the environment, so that ``--fix`` may take them."""
 
     steps: tuple[Step, ...]
+    note: str = ""  # what the user has to know before agreeing
 
     @staticmethod
-    def of(*commands: tuple[str, ...]) -> Repair:
+    def of(*commands: tuple[str, ...], note: str = "") -> Repair:
         """A repair that runs these commands in turn."""
-        return Repair(steps=tuple(Step(words=words) for words in commands))
+        return Repair(steps=tuple(Step(words=words) for words in commands), note=note)
 
     def __str__(self) -> str:
         return " && ".join(map(str, self.steps))

@@ -76,9 +76,11 @@ def build(facts: Facts) -> Verdict:
         return ok(f"torch {version} is built for the CPU, and there is no NVIDIA GPU")
     names = ", ".join(item.name for item in facts.machine.gpus)
     text = f"torch {version} is built for the CPU only, and this machine has {names}"
+    if asked := remedy.asked(facts):
+        return ok(f"{text}; it was asked for by {asked}")
     if facts.plan is not None and not facts.plan.torch.build.startswith("cu"):
         return warn(f"{text}; but no build runs on it with this driver", "dlenv setup --dry-run")
-    return fail(text, remedy.torch(facts))
+    return fail(text, remedy.torch(facts, replan=True))
 
 
 def architectures(facts: Facts) -> Verdict:
@@ -99,11 +101,13 @@ def architectures(facts: Facts) -> Verdict:
     beside = ", though torch.cuda.is_available() says True" if available else ""
     names = ", ".join(f"{item.name} (compute capability {item.compute_capability})" for item in bad)
     text = f"{have}, none of which runs on {names}{beside}: 'no kernel image is available'"
+    if asked := remedy.asked(facts):
+        return skip(f"{text}; but this build was asked for by {asked}")
     good = [item for item in gpus if item not in bad]
     if good:
         chosen = ",".join(str(item.index) for item in good)
         return warn(text, f"export CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={chosen}")
-    return fail(text, remedy.torch(facts))
+    return fail(text, remedy.torch(facts, replan=True))
 
 
 def driver(facts: Facts) -> Verdict:
@@ -127,7 +131,9 @@ def driver(facts: Facts) -> Verdict:
     if enough:
         return ok(f"driver {machine.driver} runs CUDA {cuda} (needs {floor})")
     text = f"torch is built for CUDA {cuda}, which needs driver {floor} or newer, and this is {machine.driver}"
-    return fail(text, remedy.torch(facts))
+    if asked := remedy.asked(facts):
+        return skip(f"{text}; but this build was asked for by {asked}")
+    return fail(text, remedy.torch(facts, replan=True))
 
 
 def cuda(facts: Facts) -> Verdict:
@@ -176,14 +182,14 @@ def torchvision(facts: Facts) -> Verdict:
     if stage is None or stage.status == "skipped":
         return skip("PyTorch can't be imported: see torch.import")
     if stage.status == "absent":
-        return fail("torchvision is not installed", remedy.torch(facts))
+        return fail("torchvision is not installed", remedy.torchvision(facts))
     if stage.status == "ok":
         return ok(f"torchvision {stage.facts.get('version')} with torch {torch.get('version')}")
     text = f"{_said(stage)}; torch is {torch.get('version')}, torchvision {facts.version('torchvision')}"
     missing = str(stage.facts.get("missing") or "").partition(".")[0]
     if missing not in ("", "torch", "torchvision"):
         return fail(text, remedy.install(facts, *remedy.pinned(facts, (missing,))))
-    return fail(text, remedy.torch(facts))
+    return fail(text, remedy.torchvision(facts))
 
 
 def runs_on(codes: list[str], capability: str) -> bool:
