@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from http_server import Page, Server
-from wheel_index import add
+from wheel_index import add, wheel
 
 from dlenv.catalog.mirrors import Kind
 from dlenv.managers import install, uv
@@ -153,6 +153,25 @@ def test_how_packages_are_reached_is(server: Server, monkeypatch: pytest.MonkeyP
         "/system/nobody-has-this/",
         "http://nowhere.invalid/simple/nobody-has-this/",
     }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'no-index = true\nfind-links = ["wheels"]\n',
+        '[pip]\nno-index = true\nfind-links = ["./wheels"]\n',
+        'index = [{ url = "wheels", format = "flat", default = true }]\n',
+    ],
+)
+def test_a_path_in_a_file_starts_at_the_file(text: str) -> None:
+    configure(text)
+    file, content, _ = wheel("sympy", "1.14.0", "py3-none-any")
+    folder = uv_user_file().parent / "wheels"
+    folder.mkdir()
+    (folder / file).write_bytes(content)
+    Path("wanted.in").write_text("sympy")
+    words = ["pip", "compile", "--python", sys.executable, "--quiet", Path.cwd() / "wanted.in"]
+    assert "sympy==1.14.0" in uv.run(words)
 
 
 @pytest.mark.parametrize(

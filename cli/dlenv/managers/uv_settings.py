@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dlenv.network.configured import ALONE, uv_configuration
@@ -70,23 +71,33 @@ def configuration(extra: Mapping[str, str] = {}, settings: Mapping[str, object] 
     dropped = set(_PLACES) - set(places)
     merged: dict[str, Any] = dict(settings)
     pip: dict[str, Any] = {}
-    for file in uv_configuration():
-        table = file.get("pip")
-        _merge(pip, table if isinstance(table, dict) else {}, set(_PIP) - dropped)
-        _merge(merged, file, set(_TOP) - dropped)
+    for path, top in uv_configuration():
+        table = top.get("pip")
+        for into, file, names in ((pip, table if isinstance(table, dict) else {}, _PIP), (merged, top, _TOP)):
+            kept = {name: file[name] for name in names if name in file and name not in dropped}
+            _merge(into, {name: _placed(value, path) if name in _PLACES else value for name, value in kept.items()})
     lines = [f"{name} = {_toml(value)}" for name, value in merged.items()]
     if pip:
         lines += ["[pip]", *(f"{name} = {_toml(value)}" for name, value in pip.items())]
     return "\n".join(lines) + "\n"
 
 
-def _merge(into: dict[str, Any], file: Mapping[str, Any], names: set[str]) -> None:
-    """Add what ``file`` says of these names; as in uv, lists grow, and of anything else the first one counts."""
-    for name in sorted(names & file.keys()):
-        if name in into and isinstance(into[name], list) and isinstance(file[name], list):
-            into[name] = [*into[name], *file[name]]
+def _merge(into: dict[str, Any], file: Mapping[str, Any]) -> None:
+    """Add what ``file`` says; as in uv, lists grow, and of anything else the first one counts."""
+    for name, value in file.items():
+        if isinstance(into.get(name), list) and isinstance(value, list):
+            into[name] = [*into[name], *value]
         else:
-            into.setdefault(name, file[name])
+            into.setdefault(name, value)
+
+
+def _placed(value: Any, file: Path) -> Any:
+    """Addresses with the paths among them made absolute: in uv they start at the folder of the file."""
+    if isinstance(value, list):
+        return [_placed(each, file) for each in value]
+    if isinstance(value, dict):
+        return {name: _placed(each, file) if name == "url" else each for name, each in value.items()}
+    return str(file.absolute().parent / value) if isinstance(value, str) and "://" not in value else value
 
 
 def _toml(value: object) -> str:

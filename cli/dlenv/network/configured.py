@@ -59,9 +59,9 @@ def python_downloads() -> Mirror | None:
     return None
 
 
-def uv_configuration() -> list[dict[str, Any]]:
-    """What uv's own files hold, those first that win over the others."""
-    return [settings for path in _uv_files() if (settings := _toml(path))]
+def uv_configuration() -> list[tuple[Path, dict[str, Any]]]:
+    """uv's own files and what they hold, those first that win over the others."""
+    return [(path, settings) for path in _uv_files() if (settings := _toml(path))]
 
 
 def uv_user_file() -> Path:
