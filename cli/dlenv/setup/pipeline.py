@@ -178,6 +178,8 @@ def _filled(
         except uv.Failed as error:
             failures.append(f"{source.label}: {error}")
             say(f"{source.label} did not do: {error}")
+            if isinstance(error, uv.Hopeless):
+                break
         else:
             return python, source, packages, failures
     raise SetupError(f"the packages could not be installed: {'; '.join(failures) or 'no source has them'}")
