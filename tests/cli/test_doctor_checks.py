@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,14 @@ import msgspec
 import pytest
 
 from dlenv import catalog
+from dlenv.doctor import shell
+from dlenv.doctor.checks import driver
 from dlenv.doctor.examine import examine
 from dlenv.doctor.facts import Endpoint, Facts, Port, Process, Service, Target
 from dlenv.doctor.model import Finding
 from dlenv.doctor.registry import CHECKS, select
 from dlenv.environment.distributions import CondaPackage, Distribution
+from dlenv.environment.record import Record
 from dlenv.machine import Disk, Gpu, GpuProcess, Machine, Nvml
 from dlenv.plan import Request, make
 from dlenv.probe import Report, Stage
@@ -152,6 +157,11 @@ def gpu(**fields: Any) -> Facts:
     return machine(gpus=(change(RTX_4060, **fields),))
 
 
+def unproven(**fields: Any) -> Facts:
+    """Nothing computed on the GPU: the probe did not come so far."""
+    return change(machine(**fields), report=None)
+
+
 def disk(purpose: Any, free: int, total: int = 500_000, **fields: Any) -> Facts:
     return machine(disks=(Disk(purpose=purpose, path="/x", free_mib=free, total_mib=total, device=1),), **fields)
 
@@ -165,10 +175,24 @@ def old_cuda(output: str, available: bool = False) -> Facts:
     return stages(cuda=Stage(name="", status="ok", facts={"available": available, "devices": []}, output=output))
 
 
+SERVING = change(GOOD, processes=(Process(pid=8, name="dlenv serve"),))
 NMS = "RuntimeError: operator torchvision::nms does not exist"
 SIZE = "ValueError: numpy.dtype size changed, may indicate binary incompatibility. Expected 96, got 88"
 ONE_X = Stage(
     name="", status="failed", error="ImportError: x", output="A module that was compiled using NumPy 1.x cannot"
+)
+
+
+def amd(torch: dict[str, Any], rocm_driver: bool = True) -> Facts:
+    machine = change(NO_GPU, amd_gpus=("gfx1100",), rocm_driver=rocm_driver)
+    return change(GOOD, machine=machine, plan=planned(machine), report=probed(torch=torch))
+
+
+DESKTOP = (
+    GpuProcess(pid=7, name="/usr/lib/xorg/Xorg", memory_mib=5000),
+    GpuProcess(pid=8, name="/usr/lib/firefox/firefox", memory_mib=300, computes=False),
+    GpuProcess(pid=9, name="python", memory_mib=10),
+    GpuProcess(pid=10, name="/opt/x/bin/python3", memory_mib=2500),
 )
 
 # check, facts, status, what the detail or the fix says
@@ -187,20 +211,28 @@ CASES: list[tuple[str, Facts, str, str]] = [
     ("driver.nvml", nvml("timeout"), "fail", "does not answer"),
     ("driver.nvml", nvml("crashed"), "fail", "crashes"),
     ("driver.nvml", nvml("failed"), "fail", "nvidia-smi"),
+    ("driver.nvml", nvml("library-missing", jetson=True, os_version="Ubuntu 22.04"), "skip", "JetPack"),
+    ("driver.nvml", nvml("failed", jetson=True), "skip", "JetPack"),
+    ("driver.nvml", machine(jetson=True), "ok", "driver 595"),
     ("driver.nvml", without_gpu(wsl=2), "skip", "driver.wsl"),
     ("driver.nvml", without_gpu(container="docker", nvidia_pci=PCI), "skip", "driver.container"),
     ("driver.nouveau", GOOD, "ok", "not loaded"),
     ("driver.nouveau", without_gpu(), "skip", "no NVIDIA GPU"),
     ("driver.nouveau", without_gpu(nouveau=True, nvidia_pci=PCI), "fail", "blacklist nouveau"),
     ("driver.nouveau", machine(nouveau=True), "warn", "beside NVIDIA's"),
+    ("driver.nouveau", without_gpu(nouveau=True, nvidia_pci=PCI, os_version="Fedora Linux 42"), "fail", "dracut"),
     ("driver.devices", GOOD, "ok", "3 device files"),
-    ("driver.devices", machine(nvidia_devices=("/dev/nvidia0",)), "fail", "sudo modprobe nvidia_uvm"),
-    ("driver.devices", machine(nvidia_devices=(), container="docker"), "fail", "--gpus all"),
+    ("driver.devices", machine(nvidia_devices=("/dev/nvidia0",)), "ok", "the first CUDA program"),
+    ("driver.devices", unproven(nvidia_devices=("/dev/nvidia0",)), "warn", "sudo modprobe nvidia_uvm"),
+    ("driver.devices", unproven(nvidia_devices=(), container="docker"), "fail", "--gpus all"),
+    ("driver.devices", unproven(nvidia_devices=("/dev/nvhost-gpu",), jetson=True), "skip", "JetPack"),
     ("driver.devices", without_gpu(), "skip", ""),
     ("driver.wsl", GOOD, "skip", "not WSL"),
     ("driver.wsl", machine(wsl=2), "ok", "WSL 2"),
     ("driver.wsl", without_gpu(wsl=1), "warn", "wsl --set-version"),
-    ("driver.wsl", without_gpu(wsl=2), "warn", "in Windows (not in WSL)"),
+    ("driver.wsl", without_gpu(wsl=2), "skip", "not in WSL"),
+    ("driver.wsl", nvml("timeout", wsl=2), "fail", "wsl --shutdown"),
+    ("driver.wsl", nvml("gpu-lost", wsl=2), "fail", "does not answer"),
     ("driver.wsl", nvml("mismatch", wsl=2), "fail", "apt-get purge"),
     ("driver.container", GOOD, "skip", "no container"),
     ("driver.container", machine(container="docker"), "ok", "docker container with 1 GPUs"),
@@ -216,11 +248,12 @@ CASES: list[tuple[str, Facts, str, str]] = [
     ("gpu.visible", machine(cuda_visible_devices="-1"), "fail", "hides every GPU"),
     ("gpu.visible", machine(cuda_visible_devices="7"), "fail", "hides every GPU"),
     ("gpu.visible", machine(cuda_visible_devices="0"), "ok", "all GPUs"),
-    ("gpu.visible", machine(gpus=(RTX_4060, change(RTX_4060, index=1)), cuda_visible_devices="1"), "warn", "1 of 2"),
+    ("gpu.visible", machine(gpus=(RTX_4060, change(RTX_4060, index=1)), cuda_visible_devices="1"), "ok", "1 of 2"),
+    ("gpu.visible", machine(cuda_visible_devices="\u00b2"), "fail", "hides every GPU"),
     (
         "gpu.visible",
         machine(gpus=(RTX_4060, change(RTX_4060, index=1)), cuda_visible_devices="0,x,1"),
-        "warn",
+        "ok",
         "1 of 2",
     ),
     ("gpu.visible", machine(gpus=(change(RTX_4060, uuid="GPU-ab"),), cuda_visible_devices="GPU-a"), "ok", ""),
@@ -233,6 +266,7 @@ CASES: list[tuple[str, Facts, str, str]] = [
         "kill 42",
     ),
     ("gpu.memory", gpu(memory_free_mib=100), "warn", "does not name"),
+    ("gpu.memory", gpu(memory_free_mib=100, processes=DESKTOP[:2]), "warn", "nvidia-smi"),
     ("gpu.memory", without_gpu(), "skip", ""),
     ("gpu.compute-mode", GOOD, "ok", ""),
     ("gpu.compute-mode", gpu(compute_mode="prohibited"), "fail", "sudo nvidia-smi -i 0 -c DEFAULT"),
@@ -253,7 +287,9 @@ CASES: list[tuple[str, Facts, str, str]] = [
     ("system.libc", machine(os="windows", libc=None), "skip", ""),
     ("system.disk", disk("environment", 100_000), "ok", "97.7 GiB"),
     ("system.disk", disk("environment", 5000), "warn", "uv cache prune"),
-    ("system.disk", disk("temporary", 500), "fail", "0.5 GiB"),
+    ("system.disk", disk("temporary", 500), "warn", "0.5 GiB"),
+    ("system.disk", disk("cache", 500), "fail", "uv cache prune"),
+    ("system.disk", disk("environment", 500), "fail", "uv cache prune"),
     ("system.disk", GOOD, "skip", ""),
     ("system.shared-memory", disk("shared-memory", 16000, 16000), "ok", "16000 MiB"),
     ("system.shared-memory", disk("shared-memory", 64, 64, container="docker"), "warn", "--shm-size=8g"),
@@ -372,6 +408,10 @@ CASES: list[tuple[str, Facts, str, str]] = [
         "no build runs",
     ),
     ("torch.build", stages(torch="ImportError: x"), "skip", "torch.import"),
+    ("torch.build", amd({"version": "2.13.0+cpu"}), "fail", "AMD's gfx1100"),
+    ("torch.build", amd({"version": "2.15.0", "cuda": "13.2"}), "fail", "is built for CUDA 13.2, and"),
+    ("torch.build", amd({"version": "2.15.0+rocm7.2", "hip": "7.2"}), "ok", "ROCm"),
+    ("torch.build", amd({"version": "2.13.0+cpu"}, rocm_driver=False), "ok", "CPU"),
     ("torch.architectures", GOOD, "ok", "sm_75"),
     ("torch.architectures", without_gpu(), "skip", ""),
     (
@@ -385,10 +425,15 @@ CASES: list[tuple[str, Facts, str, str]] = [
     ("torch.driver", GOOD, "ok", "runs CUDA 13.2 (needs 580)"),
     (
         "torch.driver",
-        change(machine(driver="550.54.14"), plan=planned(change(ONE_GPU, driver="550.54.14", cuda_driver="12.4"))),
+        change(
+            stages(cuda={"available": False, "devices": []}),
+            machine=change(ONE_GPU, driver="550.54.14"),
+            plan=planned(change(ONE_GPU, driver="550.54.14", cuda_driver="12.4")),
+        ),
         "fail",
         "torch==2.14.1+cu126",
     ),
+    ("torch.driver", machine(driver="550.54.14"), "ok", "cuda-compat"),
     ("torch.driver", machine(driver="strange"), "skip", "not known"),
     ("torch.driver", without_gpu(), "skip", ""),
     ("torch.cuda", GOOD, "ok", "computes"),
@@ -437,6 +482,12 @@ CASES: list[tuple[str, Facts, str, str]] = [
     ("torchvision.operators", change(stages(torchvision=NMS), plan=planned(ONE_GPU)), "fail", "torchvision==0.29.2"),
     ("torchvision.operators", stages(torchvision=Stage(name="", status="absent")), "fail", "not installed"),
     ("torchvision.operators", stages(torchvision=Stage(name="", status="skipped")), "skip", ""),
+    (
+        "torchvision.operators",
+        change(stages(torchvision=Stage(name="", status="absent")), distributions=INSTALLED[:1]),
+        "skip",
+        "not installed",
+    ),
     ("numpy.abi", GOOD, "ok", "numpy 1.26.4"),
     ("numpy.abi", change(stages(pandas=ONE_X, numpy={"version": "2.2.6"})), "fail", "'numpy<2'"),
     (
@@ -534,10 +585,18 @@ CASES: list[tuple[str, Facts, str, str]] = [
     (
         "serving.ports",
         change(
-            GOOD, ports=(Port(number=8000, purpose="the service", taken=True),), service=Service(url="x", status=200)
+            SERVING, ports=(Port(number=8000, purpose="the service", taken=True),), service=Service(url="x", status=200)
         ),
         "ok",
         "running dlenv serve",
+    ),
+    (
+        "serving.ports",
+        change(
+            GOOD, ports=(Port(number=65535, purpose="the service", taken=True),), service=Service(url="x", status=200)
+        ),
+        "warn",
+        "dlenv serve --port 8000",
     ),
     (
         "serving.ports",
@@ -559,10 +618,12 @@ CASES: list[tuple[str, Facts, str, str]] = [
         "runs",
     ),
     ("serving.health", GOOD, "skip", "nothing listens"),
-    ("serving.health", change(GOOD, service=Service(url="x", status=200)), "ok", "ready"),
-    ("serving.health", change(GOOD, service=Service(url="x", status=503, detail="loading")), "warn", "loading"),
-    ("serving.health", change(GOOD, service=Service(url="x", detail="timed out")), "fail", "timed out"),
-    ("serving.health", change(GOOD, service=Service(url="x", status=404)), "skip", "HTTP 404"),
+    ("serving.health", change(SERVING, service=Service(url="x", status=200)), "ok", "ready"),
+    ("serving.health", change(SERVING, service=Service(url="x", status=503, detail="loading")), "warn", "loading"),
+    ("serving.health", change(SERVING, service=Service(url="x", detail="timed out")), "fail", "timed out"),
+    ("serving.health", change(SERVING, service=Service(url="x", status=404)), "skip", "HTTP 404"),
+    ("serving.health", change(GOOD, service=Service(url="x", status=200)), "skip", "HTTP 200"),
+    ("serving.health", change(GOOD, service=Service(url="x", detail="illegal status line")), "skip", "illegal status"),
 ]
 
 
@@ -663,3 +724,148 @@ def test_machine_code(codes: list[str], capability: str, runs: bool) -> None:
     from dlenv.doctor.checks.torch import runs_on
 
     assert runs_on(codes, capability) is runs
+
+
+def test_only_what_computes_is_to_be_ended_and_the_largest_first() -> None:
+    finding = judged("gpu.memory", gpu(memory_free_mib=100, processes=DESKTOP))
+    assert finding.fix == "kill 10 9"
+    assert "/usr/lib/xorg/Xorg (pid 7, 5000 MiB)" in finding.detail
+
+
+def test_wsl_has_the_driver_where_the_loader_does_not_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "_WSL", tmp_path)
+    assert judged("driver.wsl", without_gpu(wsl=2)).status == "skip"
+    (tmp_path / "libnvidia-ml.so.1").touch()
+    finding = judged("driver.wsl", without_gpu(wsl=2))
+    assert finding.status == "fail"
+    assert finding.fix == f"echo {tmp_path} | sudo tee /etc/ld.so.conf.d/ld.wsl.conf && sudo ldconfig"
+
+
+def test_temporary_files_go_where_there_is_room() -> None:
+    here = Disk(purpose="environment", path="/data/work/env", free_mib=100_000, total_mib=500_000, device=2)
+    for purpose, fix in (
+        ("temporary", "export TMPDIR=/data/work"),
+        ("cache", "export UV_CACHE_DIR=/data/work/uv-cache"),
+    ):
+        small = Disk(purpose=purpose, path="/tmp", free_mib=500, total_mib=1000, device=1)  # type: ignore[arg-type]
+        assert judged("system.disk", machine(disks=(here, small))).fix == fix
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    """A folder whose name a shell takes apart where it isn't quoted."""
+    folder = tmp_path / "a b; $(false)"
+    folder.mkdir()
+    return folder
+
+
+def test_words_of_commands_are_quoted(odd: Path) -> None:
+    (odd / "torch.py").touch()
+    target = Target(python=odd / "bin/python", env=odd, kind="conda")
+    facts = change(GOOD, folder=odd, target=target)
+    broken = Report(python="x", level="facts", problem="it is gone")
+    pip = package("torch", "2.6.0", installer="pip")
+    kernel = [spec("/no/such/python", "x; reboot", "/home/x")]
+    elsewhere = (package("six", "1", str(odd)), package("six", "2", str(odd / "other")))
+    old = probed(python={"version": "3.7.9", "implementation": "CPython", "bits": 64})
+    cases = {
+        "python.shadowing": (facts, ["mv", str(odd / "torch.py"), str(odd / "my_torch.py")]),
+        "python.start": (change(facts, report=broken), ["dlenv", "setup", "--env", str(odd)]),
+        "python.version": (change(facts, report=old), ["dlenv", "setup", "--env", str(odd), "--python", "3.11"]),
+        "course.d2l": (
+            change(facts, report=probed(d2l="AttributeError: x", python={"version": "3.14.0"})),
+            ["dlenv", "setup", "--env", str(odd), "--course", "zh"],
+        ),
+        "packages.conda": (
+            change(facts, conda=(CondaPackage(name="pytorch", version="2.5.1"),), distributions=(pip,)),
+            ["conda", "remove", "--prefix", str(odd), "--force", "pytorch", "&&"],
+        ),
+        "packages.duplicates": (
+            change(facts, distributions=elsewhere),
+            ["uv", "pip", "uninstall", "--python", str(odd / "bin/python"), "--target", str(odd / "other"), "six"],
+        ),
+        "jupyter.dangling": (
+            change(facts, report=probed(jupyter={"kernels": kernel})),
+            ["jupyter", "kernelspec", "remove", "x; reboot"],
+        ),
+        "libraries.threads": (change(facts, machine=change(ONE_GPU, cpus=2)), ["export", "OMP_NUM_THREADS=2"]),
+    }
+    for check, (wrong, words) in cases.items():
+        fix = judged(check, wrong).fix
+        assert fix is not None
+        assert shlex.split(fix)[: len(words)] == words, check
+
+
+@pytest.mark.parametrize(("check", "facts", "status", "text"), CASES)
+def test_windows_is_told_its_own_commands(
+    monkeypatch: pytest.MonkeyPatch, check: str, facts: Facts, status: str, text: str
+) -> None:
+    monkeypatch.setattr(shell, "_WINDOWS", True)
+    assert facts.machine is not None
+    windows = change(facts.machine, os="windows", container=None, wsl=0, nouveau=False, libc=None)
+    fix = judged(check, change(facts, machine=windows)).fix or ""
+    if not re.search("fabricmanager|usermod|/dev/shm|cuda-compat", fix):  # those are Linux's own faults
+        assert not re.search(r"\b(unset|export|mv|kill|sudo)\b", fix), (status, text)
+
+
+def test_windows_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shell, "_WINDOWS", True)
+    assert shell.unset("A", "B") == "Remove-Item Env:A; Remove-Item Env:B"
+    assert shell.export(A="it's") == "$env:A = 'it''s'"
+
+
+def test_requirements_that_contradict_are_not_asked_for_at_once() -> None:
+    both = (package("a", requires=("colorama<0.1",)), package("b", requires=("colorama>9",)), package("colorama", "1"))
+    fix = judged("packages.requirements", installed(*both)).fix
+    assert fix is not None
+    assert fix.endswith("--upgrade-package a --upgrade-package b a b")
+    fits = (package("a", requires=("colorama>=1.2,<3",)), package("b", requires=("colorama==2.*,!=2.0",)))
+    assert (judged("packages.requirements", installed(*fits)).fix or "").endswith("'colorama!=2.0,==2.*'")
+
+
+def including(tmp_path: Path, value: str, *locations: str, **fields: Any) -> Finding:
+    """What is said of torch in these folders; "env" is the environment."""
+    (tmp_path / "env").mkdir(exist_ok=True)
+    (tmp_path / "env/pyvenv.cfg").write_text(f"home = /usr/bin\ninclude-system-site-packages = {value}\n")
+    copies = [package("torch", f"2.{number}", str(tmp_path / place)) for number, place in enumerate(locations)]
+    target = Target(python=tmp_path / "env/bin/python", env=tmp_path / "env", kind="venv")
+    return judged("packages.duplicates", change(GOOD, target=target, distributions=tuple(copies), **fields))
+
+
+def test_the_systems_copies_stand_behind_the_environments(tmp_path: Path) -> None:
+    system = "usr/lib/python3/dist-packages"
+    finding = including(tmp_path, "true", "env/lib", system)
+    assert finding.status == "ok"
+    assert "2.1 in" in finding.detail
+    # The environment's does not stand first, or should stand alone: never is the first copy to be removed.
+    for value, places, gone in (("true", (system, "env/lib"), "env/lib"), ("false", ("env/lib", system), system)):
+        finding = including(tmp_path, value, *places)
+        assert finding.status == "fail"
+        assert (finding.fix or "").endswith(f"--target {tmp_path / gone} torch")
+
+
+def test_debians_copies_stand_behind_those_of_pip() -> None:
+    """Colab and Kaggle: pip's and the distribution's."""
+    system = Target(python=Path("/usr/bin/python3"))
+    places = ("/usr/local/lib/python3.12/dist-packages", "/usr/lib/python3/dist-packages")
+    copies = tuple(package("numpy", "1", place) for place in places)
+    assert judged("packages.duplicates", change(GOOD, target=system, distributions=copies)).status == "ok"
+
+
+def test_one_old_gpu_of_two() -> None:
+    """What one check advises, the others accept."""
+    both = change(ONE_GPU, gpus=(RTX_4060, change(GTX_1080, index=1)))
+    unproved = change(stages(cuda=Stage(name="", status="skipped")), machine=both)
+    finding = judged("torch.architectures", unproved)
+    assert finding.fix == "export CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=0"
+    obeyed = change(unproved, machine=change(both, cuda_visible_devices="0"))
+    for check in ("torch.architectures", "torch.driver", "torch.build", "gpu.visible"):
+        assert judged(check, obeyed).status == "ok", check
+    assert (
+        judged("torch.architectures", change(obeyed, machine=change(both, cuda_visible_devices="1"))).status == "fail"
+    )
+    plan = change(planned(both), gpus=(0,))
+    record = Record(
+        dlenv="0.1.0", created="", request=Request(), machine=both, plan=plan, torch=plan.torch, packages=()
+    )
+    assert judged("torch.architectures", change(unproved, record=record)).status == "ok"

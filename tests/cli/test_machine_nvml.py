@@ -73,7 +73,7 @@ def test_a_gpu_as_nvml_describes_it(with_gpus: Make) -> None:
     assert found.uuid == "GPU-6c5a3d1e-0000-4444-8888-0123456789ab"
     assert (found.compute_mode, found.mig, found.problem) == ("exclusive-process", False, None)
     assert found.processes == (
-        GpuProcess(pid=900, name="/usr/lib/xorg/Xorg", memory_mib=288),
+        GpuProcess(pid=900, name="/usr/lib/xorg/Xorg", memory_mib=288, computes=False),
         GpuProcess(pid=4711, name="/usr/bin/python3", memory_mib=900),
         GpuProcess(pid=4712),
     )

@@ -58,7 +58,7 @@ def _rows() -> list[tuple[str, str, Callable[[Facts], Verdict], tuple[Source, ..
         ("driver.wsl", "WSL reaches Windows' driver", driver.wsl, machine, ()),
         ("driver.container", "the container has access to the GPU", driver.container, machine, ()),
         ("gpu.health", "every GPU answers", gpu.health, machine, ()),
-        ("gpu.visible", "no GPU is hidden by CUDA_VISIBLE_DEVICES", gpu.visible, machine, ()),
+        ("gpu.visible", "CUDA_VISIBLE_DEVICES leaves a GPU", gpu.visible, machine, ()),
         ("gpu.memory", "GPU memory is free", gpu.memory, machine, ()),
         ("gpu.compute-mode", "programs may use the GPU", gpu.compute_mode, machine, ()),
         ("gpu.mig", "GPUs in MIG mode have instances", gpu.mig, machine, ()),
@@ -97,9 +97,9 @@ def _rows() -> list[tuple[str, str, Callable[[Facts], Verdict], tuple[Source, ..
         ("network.packages", "the package index answers", network.packages, ("endpoints",), ()),
         ("network.pytorch", "PyTorch's index answers", network.pytorch, ("endpoints",), ()),
         ("network.course", "the course's data can be had", network.course, ("endpoints",), ()),
-        ("serving.ports", "the service's ports are free", serving.ports, ("ports",), ("service",)),
+        ("serving.ports", "the service's ports are free", serving.ports, ("ports",), ("service", "processes")),
         ("serving.leftovers", "no earlier run left processes", serving.leftovers, ("processes",), ()),
-        ("serving.health", "the running service is ready", serving.health, ("ports",), ("service",)),
+        ("serving.health", "the running service is ready", serving.health, ("ports",), ("service", "processes")),
     ]  # fmt: skip
 
 

@@ -29,6 +29,7 @@ class GpuProcess(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     name: str | None = None
     memory_mib: int | None = None
+    computes: bool = True  # False: it only draws
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):

@@ -118,6 +118,7 @@ def _processes(pynvml: Any, ask: Callable[..., Any], device: Any) -> list[dict[s
                 "pid": process.pid,
                 "name": _ask(pynvml.nvmlSystemGetProcessName, process.pid) or None,
                 "memory_mib": None if memory is None else memory // _MIB,
+                "computes": function is pynvml.nvmlDeviceGetComputeRunningProcesses,
             }
     return [found[pid] for pid in sorted(found)]
 

@@ -6,7 +6,7 @@ import re
 
 from packaging.version import InvalidVersion, Version
 
-from dlenv.doctor import remedy
+from dlenv.doctor import remedy, shell
 from dlenv.doctor.facts import Facts
 from dlenv.doctor.model import Verdict, fail, ok, skip, warn
 from dlenv.probe.report import Stage
@@ -50,7 +50,9 @@ def d2l(facts: Facts) -> Verdict:
     if "matplotlib" in _all(stage) and _broken(facts, "inline"):
         return fail(text, "see matplotlib.inline")
     found = remedy.stack(facts)
-    return fail(text, remedy.install(facts, *found.packages) if found else "dlenv setup --course zh")
+    if found is None:
+        return fail(text, shell.setup(facts, "--course", remedy.edition(facts) or "zh"))
+    return fail(text, remedy.install(facts, *found.packages))
 
 
 def line(facts: Facts) -> Verdict:

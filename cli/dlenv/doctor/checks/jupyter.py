@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dlenv.doctor import remedy
+from dlenv.console import command_line
+from dlenv.doctor import remedy, shell
 from dlenv.doctor.facts import Facts
 from dlenv.doctor.model import Repair, Step, Verdict, fail, ok, skip, warn
 
@@ -49,8 +50,7 @@ def dangling(facts: Facts) -> Verdict:
     said = "; ".join(f"the kernel {item['name']!r} runs {_program(item)}, which is gone" for item in gone)
     inside = [item for item in gone if _inside(facts, item)]
     if len(inside) < len(gone):
-        outside = " ".join(item["name"] for item in gone if item not in inside)
-        return warn(said, f"jupyter kernelspec remove {outside}")
+        return warn(said, _unregistration(*(item["name"] for item in gone if item not in inside)))
     # ipykernel's own is written again, the others are only names for it.
     return fail(said, _again(facts, inside))
 
@@ -67,8 +67,12 @@ def _registration(facts: Facts, wrong: Mapping[str, Any] | None) -> Repair | str
         return remedy.run_python(facts, *words)
     # The folder that is searched first is not the environment's.
     if facts.environ.get("JUPYTER_PATH"):
-        return "unset JUPYTER_PATH"
-    return f"jupyter kernelspec remove {_DEFAULT}, then: {remedy.run_python(facts, *words)}"
+        return shell.unset("JUPYTER_PATH")
+    return f"{_unregistration(_DEFAULT)} && {remedy.run_python(facts, *words)}"
+
+
+def _unregistration(*names: str) -> str:
+    return command_line("jupyter", "kernelspec", "remove", *names)
 
 
 def _kernels(facts: Facts) -> list[Mapping[str, Any]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
+from dlenv.doctor import shell
 from dlenv.doctor.facts import Facts
 from dlenv.doctor.model import Verdict, fail, ok, skip, warn
 
@@ -43,7 +43,7 @@ def path(facts: Facts) -> Verdict:
     torch = facts.stage("torch")
     broken = torch is not None and torch.status not in ("ok", "absent")
     rest = [folder for folder in value.split(":") if folder and folder not in shadows]
-    fix = f"export {variable}={shlex.quote(':'.join(rest))}" if rest else f"unset {variable}"
+    fix = shell.export(**{variable: ":".join(rest)}) if rest else shell.unset(variable)
     text = f"{variable} leads to libraries that PyTorch brings itself: {said}"
     if loaded:
         return fail(f"{text}; loaded were {', '.join(Path(lib).name for lib in loaded[:4])}", fix)
@@ -55,12 +55,12 @@ def openmp(facts: Facts) -> Verdict:
     stage = facts.stage("libraries")
     if facts.environ.get("KMP_DUPLICATE_LIB_OK", "").upper() in ("TRUE", "1"):
         text = "KMP_DUPLICATE_LIB_OK hides that two OpenMP run-times are loaded; Intel warns of wrong results"
-        return warn(text, "unset KMP_DUPLICATE_LIB_OK")
+        return warn(text, shell.unset("KMP_DUPLICATE_LIB_OK"))
     if facts.report is not None:
         clash = next((stage for stage in facts.report.stages if "OMP: Error #15" in stage.output), None)
         if clash is not None:
             text = f"two OpenMP run-times clash in {clash.name} (OMP: Error #15): packages of conda and pip are mixed"
-            return fail(text, "dlenv setup builds an environment of one kind; or install NumPy and PyTorch both by pip")
+            return fail(text, shell.setup(facts))
     if stage is None or stage.status != "ok":
         return skip("which libraries are loaded is not known here")
     copies: dict[str, list[str]] = {}
@@ -83,16 +83,16 @@ def threads(facts: Facts) -> Verdict:
     given = {name: facts.environ[name] for name in _THREADS if facts.environ.get(name)}
     for name, value in given.items():
         number = value.partition(",")[0].strip()  # OMP_NUM_THREADS is a list, one number for each level of nesting
-        if not number.isdigit() or int(number) < 1:
-            return warn(f"{name} is {value!r}, which is no number of threads", f"unset {name}")
+        if not number.isdecimal() or int(number) < 1:
+            return warn(f"{name} is {value!r}, which is no number of threads", shell.unset(name))
         if cpus and int(number) > cpus:
-            return warn(f"{name} is {value}, and this process has {cpus} CPUs", f"export {name}={cpus}")
+            return warn(f"{name} is {value}, and this process has {cpus} CPUs", shell.export(**{name: cpus}))
     found = facts.found("torch").get("threads")
     if not isinstance(found, int) or not cpus:
         return skip("how many threads PyTorch starts is not known")
     if found > cpus:
-        return warn(f"PyTorch starts {found} threads, and this process may use {cpus} CPUs (a container's limit)",
-                    f"export OMP_NUM_THREADS={cpus}")  # fmt: skip
+        text = f"PyTorch starts {found} threads, and this process may use {cpus} CPUs (a container's limit)"
+        return warn(text, shell.export(OMP_NUM_THREADS=cpus))
     return ok(f"{found} threads on {cpus} CPUs")
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 from typing import Literal
 
+from dlenv.doctor import shell
 from dlenv.doctor.facts import Endpoint, Facts
 from dlenv.doctor.model import Verdict, fail, ok, skip, warn
 
 # Files of certificates that replace the ones that programs bring (OpenSSL, requests, curl, pip, uv).
 _CERTIFICATES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
+# The system's own: of Debian, Fedora, Alpine and macOS (Go's crypto/x509 has the list).
+_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 
 
 def proxy(facts: Facts) -> Verdict:
@@ -20,7 +24,7 @@ def proxy(facts: Facts) -> Verdict:
     for point in points:
         if not point.ok:
             text = f"{point.source} names the proxy {point.url}: {point.detail}"
-            return fail(text, f"unset {point.source}, or name one that runs")
+            return fail(text, shell.unset(point.source))
     return ok(", ".join(f"{point.source} answers" for point in points))
 
 
@@ -29,12 +33,12 @@ def certificates(facts: Facts) -> Verdict:
     for name in _CERTIFICATES:
         value = facts.environ.get(name)
         if value and not Path(value).is_file() and not (name == "REQUESTS_CA_BUNDLE" and Path(value).is_dir()):
-            return fail(f"{name} is {value}, which is no file", f"unset {name}")
+            return fail(f"{name} is {value}, which is no file", shell.unset(name))
     bad = [point for point in facts.endpoints or () if point.problem == "certificate"]
     if bad:
         text = f"{bad[0].url}: {bad[0].detail}: a firewall or proxy may be signing by a certificate of its own"
         return fail(
-            text, "export SSL_CERT_FILE=<the file with your organisation's certificate, joined to the usual ones>"
+            f"{text}; the system's certificates may know it", shell.export(SSL_CERT_FILE=_system_certificates())
         )
     tried = [point for point in facts.endpoints or () if point.ok and point.url.startswith("https:")]
     return ok(f"accepted by {len(tried)} addresses") if tried else skip("nothing was reached by https")
@@ -66,6 +70,12 @@ def _reached(facts: Facts, purpose: Literal["packages", "pytorch", "course"], fi
     if any(not point.ok for point in _points(facts, "proxy")):
         return warn(said, "see network.proxy")
     return warn(said, fix)
+
+
+def _system_certificates() -> str:
+    """The system's file of certificates, to which an organisation adds its own; where it is on Debian if it is not."""
+    places = (ssl.get_default_verify_paths().openssl_cafile, *_BUNDLES)
+    return next((place for place in places if Path(place).is_file()), _BUNDLES[0])
 
 
 def _points(facts: Facts, purpose: str) -> list[Endpoint]:

@@ -12,7 +12,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from dlenv.doctor import remedy
+from dlenv.console import command_line
+from dlenv.doctor import remedy, shell
 from dlenv.doctor.facts import Facts
 from dlenv.doctor.model import Repair, Verdict, fail, ok, skip, warn
 from dlenv.environment.distributions import Distribution, site_packages
@@ -30,15 +31,19 @@ def duplicates(facts: Facts) -> Verdict:
     twice = [name for name in names if len(facts.copies(name)) > 1]
     if not twice:
         return ok(f"{len(names)} packages, each once")
-    said = "; ".join(_places(facts.copies(name)) for name in twice[:5])
-    vital = [name for name in twice if name in _VITAL]
-    first = {item.location for name in twice for item in facts.copies(name)}
-    if len(first) == 1:  # two notes of one package in one folder: an installation that was cut off
-        notes = [item.metadata for name in twice for item in facts.copies(name)]
-        fix = _anew(facts, notes, remedy.install(facts, *_wanted(facts, twice), again=tuple(twice)))
+    bad = [name for name in twice if not _by_design(facts, facts.copies(name))]
+    if not bad:
+        said = "; ".join(_places(facts.copies(name)) for name in twice[:5])
+        return ok(f"{len(names)} packages; Python takes the environment's copy and not the system's of {said}")
+    said = "; ".join(_places(facts.copies(name)) for name in bad[:5])
+    # Two notes of one package in one folder: an installation that was cut off.
+    cut = [name for name in bad if len({item.location for item in facts.copies(name)}) == 1]
+    if cut:
+        notes = [item.metadata for name in cut for item in facts.copies(name)]
+        fix = _anew(facts, notes, remedy.install(facts, *_wanted(facts, cut), again=tuple(cut)))
     else:
-        fix = _away(facts, twice, first)
-    return (fail if vital else warn)(said, fix)
+        fix = _away(facts, bad)
+    return (fail if any(name in _VITAL for name in bad) else warn)(said, fix)
 
 
 def conda_mix(facts: Facts) -> Verdict:
@@ -52,7 +57,8 @@ def conda_mix(facts: Facts) -> Verdict:
     if conda is None or not pip:
         return ok("PyTorch has one installer")
     text = f"conda installed pytorch {conda.version}, and {pip[0].installer} torch {pip[0].version} over it"
-    return fail(text, f"conda remove --prefix {facts.target.env} --force {conda.name}, then: {remedy.torch(facts)}")
+    removal = command_line("conda", "remove", "--prefix", facts.target.env, "--force", conda.name)
+    return fail(text, f"{removal} && {remedy.torch(facts)}")
 
 
 def requirements(facts: Facts) -> Verdict:
@@ -60,7 +66,8 @@ def requirements(facts: Facts) -> Verdict:
     assert facts.distributions is not None
     problems: list[str] = []
     vital: list[str] = []
-    fixes: list[str] = []
+    fixes: dict[str, list[Requirement]] = {}
+    holders: list[str] = []
     excused = 0
     for item, requirement in _requirements(facts):
         name = canonicalize_name(requirement.name)
@@ -72,15 +79,21 @@ def requirements(facts: Facts) -> Verdict:
             continue
         have = f"has {found}" if found else "lacks it"
         problems.append(f"{item.name} {item.version} needs {_without_marker(requirement)}, and the environment {have}")
-        fixes.append(_without_marker(requirement))
+        fixes.setdefault(name, []).append(requirement)
+        holders.append(item.name)
         if item.name in _VITAL and item.name != _COURSE:
             vital.append(item.name)
     note = f" ({excused} of d2l's pins from 2021 are excused)" if excused else ""
     if not problems:
         return ok(f"every package has what it needs{note}")
     said = "; ".join(problems[:8]) + (f" and {len(problems) - 8} more" if len(problems) > 8 else "") + note
-    torch = any(name in ("torch", "torchvision") for name in vital)
-    fix = remedy.torch(facts) if torch else remedy.install(facts, *dict.fromkeys(fixes))
+    if "torch" in fixes and "torchvision" in holders:  # the pair; whatever else is missing is installed alone
+        fix = remedy.torchvision(facts)
+    elif all(_agree([requirement.specifier for requirement in group]) for group in fixes.values()):
+        fix = remedy.install(facts, *dict.fromkeys(_without_marker(item) for group in fixes.values() for item in group))
+    else:  # no version pleases them all: newer ones of those that ask may agree
+        asking = tuple(dict.fromkeys(holders))
+        fix = remedy.install(facts, *asking, words=remedy.newer(*asking))
     return (fail if vital else warn)(said, fix)
 
 
@@ -181,16 +194,56 @@ def _order(version: str) -> Version:
         return Version("0")
 
 
-def _away(facts: Facts, names: list[str], folders: set[str]) -> str:
-    """What leads Python to a second folder is outside the environment, or a path file: that the user has to judge."""
+def _by_design(facts: Facts, copies: tuple[Distribution, ...]) -> bool:
+    """Whether the first copy stands before the others as it should: the environment's before the system's (PEP 405's
+    ``include-system-site-packages``), on Debian, Colab and Kaggle pip's before the distribution's (dist-packages).
+    """
+    if len({item.location for item in copies}) < len(copies):
+        return False
+    env = facts.target.env
+    if env is None:
+        return all(Path(item.location).name == "dist-packages" for item in copies)
+    inside = [_inside(env, item.location) for item in copies]
+    return inside[0] and not any(inside[1:]) and _includes_system(env)
+
+
+def _inside(env: Path, location: str) -> bool:
+    return Path(location).resolve().is_relative_to(env.resolve())
+
+
+def _includes_system(env: Path) -> bool:
+    try:
+        lines = (env / "pyvenv.cfg").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return False
+    settings = {key.strip().lower(): value.strip().lower() for key, _, value in (line.partition("=") for line in lines)}
+    return settings.get("include-system-site-packages") == "true"
+
+
+def _away(facts: Facts, names: list[str]) -> str:
+    """Take away what leads Python to a second folder; else the copies that it does not take, never the others."""
+    folders = {item.location for name in names for item in facts.copies(name)}
     if facts.found("python").get("user_site") in folders:
-        return "export PYTHONNOUSERSITE=1"
-    listed = facts.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if folders & set(listed):
-        return "unset PYTHONPATH"
-    python = facts.target.python
-    uninstall = f"uv pip uninstall --python {python} {' '.join(names)}"
-    return f"{uninstall}, which leaves one; or take one of the folders off the path"
+        return shell.export(PYTHONNOUSERSITE=1)
+    if folders & set(facts.environ.get("PYTHONPATH", "").split(os.pathsep)):
+        return shell.unset("PYTHONPATH")
+    shadowed: dict[str, list[str]] = {}
+    for name in names:
+        for folder in dict.fromkeys(item.location for item in facts.copies(name)[1:]):
+            shadowed.setdefault(folder, []).append(name)
+    python = ("--python", facts.target.python)
+    return " && ".join(
+        command_line("uv", "pip", "uninstall", *python, "--target", folder, *found)
+        for folder, found in shadowed.items()
+    )
+
+
+def _agree(specifiers: list[SpecifierSet]) -> bool:
+    """Whether some version satisfies all of these: one of those that they name, or one just above it, or the first."""
+    named = [part.version.removesuffix(".*") for specifier in specifiers for part in specifier]
+    candidates = {"0", *named, *(f"{version}.1" for version in named)}
+    wanted = SpecifierSet(",".join(map(str, specifiers)))
+    return any(_fits(wanted, version) for version in candidates)
 
 
 def _anew(facts: Facts, notes: list[str], installation: Repair | str) -> Repair | str:

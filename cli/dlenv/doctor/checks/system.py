@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from packaging.version import InvalidVersion, Version
 
+from dlenv.console import command_line
+from dlenv.doctor import shell
 from dlenv.doctor.facts import Facts
 from dlenv.doctor.model import Verdict, fail, ok, skip, warn
-from dlenv.machine.model import Machine
+from dlenv.machine.model import Disk, Machine
 
 # torch's wheels since 2.7 are manylinux_2_28, older ones manylinux1 or manylinux2014, that is glibc 2.17 (PyPI).
 _GLIBC_NOW, _GLIBC_EVER = "2.28", "2.17"
@@ -27,7 +31,8 @@ def platform(facts: Facts) -> Verdict:
     if machine.python_emulated:
         return warn(f"{where}: the Python is made for x86_64 and emulated, which is slow", "install a Python for arm64")
     if machine.os == "macos" and machine.arch == "x86_64":
-        return warn(f"{where}: PyTorch's last wheel for Intel Macs is 2.2.2", "uv pip install torch==2.2.2 'numpy<2'")
+        last = command_line("uv", "pip", "install", "--python", facts.target.python, "torch==2.2.2", "numpy<2")
+        return warn(f"{where}: PyTorch's last wheel for Intel Macs is 2.2.2", last)
     if machine.arch not in ("x86_64", "aarch64", "arm64") or machine.os == "other":
         return fail(f"{where}: PyTorch has no wheels for this", "build PyTorch from source, or use another machine")
     return ok(where)
@@ -64,12 +69,25 @@ def disk(facts: Facts) -> Verdict:
         return skip("no disk could be measured")
     said = [f"{disk.purpose} {disk.free_mib / 1024:.1f} GiB free ({disk.path})" for disk in disks]
     smallest = min(disks, key=lambda disk: disk.free_mib)
-    fix = f"free room on the disk of {smallest.path}: uv cache prune, or move the cache by UV_CACHE_DIR and TMPDIR"
-    if smallest.free_mib < _LITTLE_MIB:
-        return fail("; ".join(said), fix)
-    if smallest.free_mib < _ROOM_MIB:
-        return warn(f"{'; '.join(said)}: a CUDA build and its downloads take {_ROOM_MIB // 1024} GiB", fix)
-    return ok("; ".join(said))
+    if smallest.free_mib >= _ROOM_MIB:
+        return ok("; ".join(said))
+    text = f"{'; '.join(said)}: a CUDA build and its downloads take {_ROOM_MIB // 1024} GiB"
+    # uv unpacks beside its cache, and only pip in the temporary folder.
+    full = next((disk for disk in disks if disk.free_mib < _LITTLE_MIB and disk.purpose != "temporary"), None)
+    if full is not None:
+        return fail(text, _room(full, disks))
+    return warn(text, _room(smallest, disks))
+
+
+def _room(full: Disk, disks: list[Disk]) -> str:
+    """Use the roomiest disk for temporary files and downloads; else take away what was downloaded."""
+    best = max(disks, key=lambda disk: disk.free_mib)
+    beside = Path(best.path).parent
+    if best.free_mib < _ROOM_MIB or full.purpose not in ("temporary", "cache"):
+        return command_line("uv", "cache", "prune")
+    return (
+        shell.export(TMPDIR=beside) if full.purpose == "temporary" else shell.export(UV_CACHE_DIR=beside / "uv-cache")
+    )
 
 
 def shared_memory(facts: Facts) -> Verdict:

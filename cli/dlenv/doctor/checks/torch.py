@@ -6,7 +6,7 @@ import re
 
 from packaging.version import InvalidVersion, Version
 
-from dlenv.doctor import remedy
+from dlenv.doctor import remedy, shell
 from dlenv.doctor.checks import gpu
 from dlenv.doctor.facts import Facts
 from dlenv.doctor.model import Verdict, fail, ok, skip, warn
@@ -26,15 +26,16 @@ _IMPORTS = (
     (r"GLIBC_[\d.]+. not found", "this build was made for a newer system: see system.libc"),
     (r"undefined symbol", "parts of two versions are mixed: see packages.duplicates and libraries.path"),
 )
-# What CUDA says where it does not start -> what to do.
+_RELOAD = "sudo modprobe -r nvidia_uvm && sudo modprobe nvidia_uvm"
+# What CUDA says where it does not start -> what to do; None: restart.
 _CUDA = (
-    (r"Error 803|unsupported display driver", "the driver was updated while its old kernel module runs", "sudo reboot"),
+    (r"Error 803|unsupported display driver", "the driver was updated while its old kernel module runs", None),
     (r"Error 804|forward compatibility was attempted", "CUDA's compatibility package does not go with this GPU",
      "remove cuda-compat from the container, and /usr/local/cuda/compat from LD_LIBRARY_PATH"),
     (r"Error 802|system not yet initialized", "the fabric manager of this machine does not run",
      "sudo systemctl enable --now nvidia-fabricmanager"),
     (r"CUDA unknown error", "the module nvidia_uvm hangs, as after a suspend, or CUDA_VISIBLE_DEVICES names no GPU",
-     "sudo modprobe -r nvidia_uvm && sudo modprobe nvidia_uvm"),
+     _RELOAD),
     (r"busy or unavailable", "another program holds the GPU for itself", "see gpu.compute-mode"),
     (r"out of memory", "the GPU's memory is full", "see gpu.memory"),
     (r"no CUDA-capable device", "CUDA finds no GPU", "see gpu.visible and driver.devices"),
@@ -70,11 +71,18 @@ def build(facts: Facts) -> Verdict:
     if stage is None or stage.status != "ok":
         return skip("PyTorch can't be imported: see torch.import")
     version, cuda = stage.facts.get("version"), stage.facts.get("cuda")
+    amd = ", ".join(facts.machine.amd_gpus) if facts.machine.rocm_driver and not facts.machine.gpus else ""
+    if amd and not stage.facts.get("hip") and facts.plan is not None and facts.plan.torch.build.startswith("rocm"):
+        kind = f"CUDA {cuda}" if cuda else "the CPU only"
+        text = f"torch {version} is built for {kind}, and this machine has AMD's {amd}"
+        if asked := remedy.asked(facts):
+            return ok(f"{text}; it was asked for by {asked}")
+        return fail(text, remedy.torch(facts, replan=True))
     if cuda or stage.facts.get("hip"):
         return ok(f"torch {version} is built for {f'CUDA {cuda}' if cuda else 'ROCm'}")
     if not facts.machine.gpus:
         return ok(f"torch {version} is built for the CPU, and there is no NVIDIA GPU")
-    names = ", ".join(item.name for item in facts.machine.gpus)
+    names = ", ".join(item.name for item in gpu.used(facts) or facts.machine.gpus)
     text = f"torch {version} is built for the CPU only, and this machine has {names}"
     if asked := remedy.asked(facts):
         return ok(f"{text}; it was asked for by {asked}")
@@ -90,9 +98,9 @@ def architectures(facts: Facts) -> Verdict:
     codes = stage.facts.get("architectures") if stage else None
     if not codes or not isinstance(codes, list):
         return skip("this torch has no code for GPUs, or can't be imported")
-    gpus = [item for item in facts.machine.gpus if item.compute_capability]
+    gpus = [item for item in gpu.used(facts) if item.compute_capability]
     if not gpus:
-        return skip("there is no NVIDIA GPU")
+        return skip("there is no NVIDIA GPU, or none that programs see")
     have = f"torch {stage.facts.get('version') if stage else ''} has code for {', '.join(codes)}"
     bad = [item for item in gpus if not runs_on(codes, item.compute_capability or "")]
     if not bad:
@@ -106,7 +114,7 @@ def architectures(facts: Facts) -> Verdict:
     good = [item for item in gpus if item not in bad]
     if good:
         chosen = ",".join(str(item.index) for item in good)
-        return warn(text, f"export CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={chosen}")
+        return warn(text, shell.export(CUDA_DEVICE_ORDER="PCI_BUS_ID", CUDA_VISIBLE_DEVICES=chosen))
     return fail(text, remedy.torch(facts, replan=True))
 
 
@@ -120,7 +128,7 @@ def driver(facts: Facts) -> Verdict:
     from dlenv import catalog
 
     windows = machine.os == "windows" or bool(machine.wsl)
-    worst = max(machine.gpus, key=_major, default=None)
+    worst = max(gpu.used(facts), key=_major, default=None)
     try:
         floor = catalog.load().cuda.floor(
             cuda, "windows" if windows else "linux", worst.compute_capability if worst else None
@@ -130,6 +138,8 @@ def driver(facts: Facts) -> Verdict:
         return skip(f"whether driver {machine.driver} goes with CUDA {cuda} is not known")
     if enough:
         return ok(f"driver {machine.driver} runs CUDA {cuda} (needs {floor})")
+    if gpu.computed(facts):
+        return ok(f"driver {machine.driver} runs CUDA {cuda} (needs {floor}; with NVIDIA's cuda-compat, less will do)")
     text = f"torch is built for CUDA {cuda}, which needs driver {floor} or newer, and this is {machine.driver}"
     if asked := remedy.asked(facts):
         return skip(f"{text}; but this build was asked for by {asked}")
@@ -148,7 +158,7 @@ def cuda(facts: Facts) -> Verdict:
         bad = [device for device in devices if not device.get("launched")]
         if not bad:
             return ok("; ".join(f"{device.get('name')} computes" for device in devices))
-        return _cuda_failure(f"{bad[0].get('name')}: {bad[0].get('error', 'a sum is wrong')}", stage)
+        return _cuda_failure(facts, f"{bad[0].get('name')}: {bad[0].get('error', 'a sum is wrong')}", stage)
     if not facts.machine.gpus:
         return skip("there is no NVIDIA GPU that answers")
     if gpu.visible(facts).status == "fail":
@@ -158,9 +168,11 @@ def cuda(facts: Facts) -> Verdict:
             return fail("CUDA says that the driver is too old", "see torch.driver")
         lines = [line for line in stage.output.splitlines() if "CUDA" in line]
         return _cuda_failure(
-            f"torch.cuda.is_available() is False: {lines[0].strip() if lines else 'it does not say why'}", stage
+            facts,
+            f"torch.cuda.is_available() is False: {lines[0].strip() if lines else 'it does not say why'}",
+            stage,
         )
-    return _cuda_failure(_said(stage), stage)
+    return _cuda_failure(facts, _said(stage), stage)
 
 
 def numpy(facts: Facts) -> Verdict:
@@ -182,7 +194,9 @@ def torchvision(facts: Facts) -> Verdict:
     if stage is None or stage.status == "skipped":
         return skip("PyTorch can't be imported: see torch.import")
     if stage.status == "absent":
-        return fail("torchvision is not installed", remedy.torchvision(facts))
+        if facts.record is None and facts.version("d2l") is None:
+            return skip("torchvision is not installed")
+        return fail("torchvision is not installed, and d2l needs it", remedy.torchvision(facts))
     if stage.status == "ok":
         return ok(f"torchvision {stage.facts.get('version')} with torch {torch.get('version')}")
     text = f"{_said(stage)}; torch is {torch.get('version')}, torchvision {facts.version('torchvision')}"
@@ -216,14 +230,21 @@ def runs_on(codes: list[str], capability: str) -> bool:
     return False
 
 
-def _cuda_failure(text: str, stage: Stage) -> Verdict:
+def _cuda_failure(facts: Facts, text: str, stage: Stage) -> Verdict:
     everything = f"{text}\n{_all(stage)}"
     if "no kernel image" in everything:
         return fail(text, "see torch.architectures")
     for pattern, meaning, fix in _CUDA:
         if re.search(pattern, everything):
-            return fail(f"{text}: {meaning}", fix)
-    return fail(text, "sudo modprobe nvidia_uvm; where that does not help: sudo reboot")
+            return fail(f"{text}: {meaning}", _where(facts, fix))
+    return fail(f"{text}; where the fix does not help, restart the machine", _where(facts, _RELOAD))
+
+
+def _where(facts: Facts, fix: str | None) -> str:
+    """``fix``; a restart where there is none, or no module of that name as on Windows and a Jetson."""
+    assert facts.machine is not None
+    fits = fix != _RELOAD or (facts.machine.os == "linux" and not facts.machine.jetson)
+    return fix if fix is not None and fits else shell.restart()
 
 
 def _said(stage: Stage) -> str:
