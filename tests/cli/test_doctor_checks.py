@@ -823,25 +823,23 @@ def test_requirements_that_contradict_are_not_asked_for_at_once() -> None:
     assert (judged("packages.requirements", installed(*fits)).fix or "").endswith("'colorama!=2.0,==2.*'")
 
 
-def including(tmp_path: Path, value: str, *locations: str, **fields: Any) -> Finding:
-    """What is said of torch in these folders; "env" is the environment."""
-    (tmp_path / "env").mkdir(exist_ok=True)
-    (tmp_path / "env/pyvenv.cfg").write_text(f"home = /usr/bin\ninclude-system-site-packages = {value}\n")
-    copies = [package("torch", f"2.{number}", str(tmp_path / place)) for number, place in enumerate(locations)]
-    target = Target(python=tmp_path / "env/bin/python", env=tmp_path / "env", kind="venv")
-    return judged("packages.duplicates", change(GOOD, target=target, distributions=tuple(copies), **fields))
+def test_the_systems_copies_stand_behind_the_environments() -> None:
+    system = "/usr/lib/python3/dist-packages"
+    own = judged("packages.duplicates", installed(package("torch", "2.15.0"), package("torch", "2.6.0", system)))
+    assert own.status == "ok"
+    assert f"2.6.0 in {system}" in own.detail
+    both = judged("packages.duplicates", installed(package("torch", "2", "/home/me"), package("torch", "1", system)))
+    assert both.status == "ok"
+    # Never is the copy to be removed that Python takes, nor one of the system's.
+    three = (package("torch", "3", "/opt"), package("torch", "2"), package("torch", "1", system))
+    finding = judged("packages.duplicates", installed(*three))
+    assert finding.status == "fail"
+    assert finding.fix == "uv pip uninstall --python /env/bin/python --target /env/lib torch"
 
 
-def test_the_systems_copies_stand_behind_the_environments(tmp_path: Path) -> None:
-    system = "usr/lib/python3/dist-packages"
-    finding = including(tmp_path, "true", "env/lib", system)
-    assert finding.status == "ok"
-    assert "2.1 in" in finding.detail
-    # The environment's does not stand first, or should stand alone: never is the first copy to be removed.
-    for value, places, gone in (("true", (system, "env/lib"), "env/lib"), ("false", ("env/lib", system), system)):
-        finding = including(tmp_path, value, *places)
-        assert finding.status == "fail"
-        assert (finding.fix or "").endswith(f"--target {tmp_path / gone} torch")
+def test_the_systems_packages_are_not_the_environments_to_mend() -> None:
+    broken = package("torch", None, "/usr/lib/python3/dist-packages")
+    assert judged("packages.files", installed(broken)).status == "ok"
 
 
 def test_debians_copies_stand_behind_those_of_pip() -> None:
@@ -850,6 +848,9 @@ def test_debians_copies_stand_behind_those_of_pip() -> None:
     places = ("/usr/local/lib/python3.12/dist-packages", "/usr/lib/python3/dist-packages")
     copies = tuple(package("numpy", "1", place) for place in places)
     assert judged("packages.duplicates", change(GOOD, target=system, distributions=copies)).status == "ok"
+    mixed = (package("numpy", "1", "/opt/a"), package("numpy", "2", "/opt/b"))
+    finding = judged("packages.duplicates", change(GOOD, target=system, distributions=mixed))
+    assert (finding.status, finding.fix) == ("fail", "dlenv setup")
 
 
 def test_one_old_gpu_of_two() -> None:

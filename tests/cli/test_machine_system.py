@@ -150,13 +150,36 @@ def test_memory_of_a_container(tree: Tree, tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sets this process's affinity")
-def test_cpus_are_those_that_this_process_may_use() -> None:
+def test_cpus_are_those_that_this_process_may_use(tmp_path: Path) -> None:
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(before)})
-        assert system.cpus() == 1
+        assert system.cpus(tmp_path) == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize(
+    ("limit", "count"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "10000 100000\n"}, 1),
+        ({"cpu.max": "400000 100000\n"}, 4),
+        ({"cpu.max": "max 100000\n"}, 64),
+        ({"cpu.max": "6500000 100000\n"}, 64),  # more than there are
+        ({"cpu.max": "100000 0\n"}, 64),
+        ({"cpu.max": "rubbish"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ({}, 64),
+    ],
+)
+def test_a_container_has_time_on_processors(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, limit: dict[str, str], count: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert system.cpus(tree({f"sys/fs/cgroup/{name}": text for name, text in limit.items()})) == count
 
 
 # GPUs without their libraries ----------------------------------------------------------------------------------------

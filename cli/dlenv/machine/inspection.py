@@ -41,7 +41,7 @@ def inspect(
         python=platform.python_version(),
         python_bits=64 if sys.maxsize > 2**32 else 32,
         python_emulated=emulated,
-        cpus=attempt(system.cpus, 1),
+        cpus=attempt(lambda: system.cpus(root), 1),
         memory_mib=attempt(lambda: system.memory_mib(root), 0),
         driver=asked.driver,
         cuda_driver=asked.cuda_driver,

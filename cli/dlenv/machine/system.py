@@ -87,11 +87,19 @@ def libc(system: System, root: Path) -> tuple[str, str] | None:
     return None
 
 
-def cpus() -> int:
-    """How many processors this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def cpus(root: Path) -> int:
+    """How many processors this process may use: the machine's, those it is bound to, or what a container is given.
+
+    ``docker run --cpus=1.5`` gives time on all processors, and no fewer processors: the kernel's cpu.max (cgroup v2) or
+    cpu.cfs_quota_us (v1). A part of a processor counts as one.
+    """
+    count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    quota, _, period = text(root / "sys/fs/cgroup/cpu.max").partition(" ")
+    if not period:
+        quota, period = (text(root / f"sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
+    if re.fullmatch(r"\d{1,19}", quota) and re.fullmatch(r"[1-9]\d{0,18}", period):
+        count = min(count, max(1, -(-int(quota) // int(period))))
+    return count
 
 
 def memory_mib(root: Path) -> int:

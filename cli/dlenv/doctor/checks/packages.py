@@ -34,7 +34,7 @@ def duplicates(facts: Facts) -> Verdict:
     bad = [name for name in twice if not _by_design(facts, facts.copies(name))]
     if not bad:
         said = "; ".join(_places(facts.copies(name)) for name in twice[:5])
-        return ok(f"{len(names)} packages; Python takes the environment's copy and not the system's of {said}")
+        return ok(f"{len(names)} packages; Python takes the first copy, as it should: {said}")
     said = "; ".join(_places(facts.copies(name)) for name in bad[:5])
     # Two notes of one package in one folder: an installation that was cut off.
     cut = [name for name in bad if len({item.location for item in facts.copies(name)}) == 1]
@@ -103,6 +103,8 @@ def files(facts: Facts) -> Verdict:
     broken: dict[str, str] = {}
     unreadable: list[str] = []
     for item in facts.distributions:
+        if facts.target.env is not None and not _inside(facts.target.env, item.location):
+            continue  # the system's, which is not the environment's to mend
         if item.version is None:
             broken[item.name] = f"{Path(item.metadata).name} has no metadata"
             unreadable.append(item.metadata)
@@ -195,41 +197,35 @@ def _order(version: str) -> Version:
 
 
 def _by_design(facts: Facts, copies: tuple[Distribution, ...]) -> bool:
-    """Whether the first copy stands before the others as it should: the environment's before the system's (PEP 405's
-    ``include-system-site-packages``), on Debian, Colab and Kaggle pip's before the distribution's (dist-packages).
+    """Whether the copies that Python does not take stand behind the first as they should: the system's behind the
+    environment's (PEP 405's ``include-system-site-packages``), on Debian, Colab and Kaggle the distribution's behind
+    pip's (dist-packages). Python takes a package whole from one folder.
     """
     if len({item.location for item in copies}) < len(copies):
         return False
     env = facts.target.env
     if env is None:
         return all(Path(item.location).name == "dist-packages" for item in copies)
-    inside = [_inside(env, item.location) for item in copies]
-    return inside[0] and not any(inside[1:]) and _includes_system(env)
+    return not any(_inside(env, item.location) for item in copies[1:])
 
 
 def _inside(env: Path, location: str) -> bool:
     return Path(location).resolve().is_relative_to(env.resolve())
 
 
-def _includes_system(env: Path) -> bool:
-    try:
-        lines = (env / "pyvenv.cfg").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return False
-    settings = {key.strip().lower(): value.strip().lower() for key, _, value in (line.partition("=") for line in lines)}
-    return settings.get("include-system-site-packages") == "true"
-
-
 def _away(facts: Facts, names: list[str]) -> str:
-    """Take away what leads Python to a second folder; else the copies that it does not take, never the others."""
+    """Take away what leads Python to a second folder; else the environment's copies that it does not take."""
     folders = {item.location for name in names for item in facts.copies(name)}
     if facts.found("python").get("user_site") in folders:
         return shell.export(PYTHONNOUSERSITE=1)
     if folders & set(facts.environ.get("PYTHONPATH", "").split(os.pathsep)):
         return shell.unset("PYTHONPATH")
+    env = facts.target.env
+    if env is None:
+        return shell.setup(facts)
     shadowed: dict[str, list[str]] = {}
     for name in names:
-        for folder in dict.fromkeys(item.location for item in facts.copies(name)[1:]):
+        for folder in dict.fromkeys(item.location for item in facts.copies(name)[1:] if _inside(env, item.location)):
             shadowed.setdefault(folder, []).append(name)
     python = ("--python", facts.target.python)
     return " && ".join(
