@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -59,10 +60,11 @@ def command(
         return 0
     here = _here()
     target = choose(env, python, os.environ, here)
-    facts = gather(target, checks, here, offline=offline)
+    also: tuple[Literal["machine"], ...] = ("machine",) if as_json or report is not None else ()
+    facts = gather(target, checks, here, also=also, offline=offline)
     findings = examine(facts, checks)
     if fix and _fixed(findings, yes):
-        facts = gather(target, checks, here, offline=offline)
+        facts = gather(target, checks, here, also=also, offline=offline)
         findings = examine(facts, checks)
     if report is not None:
         _write(report, reports.as_markdown(facts, findings, os.environ))

@@ -19,9 +19,13 @@ class Call(Generic[_T]):
         self._function, self._arguments = function, arguments
         threading.Thread(target=self._run, daemon=True).start()
 
+    def wait(self, seconds: float) -> bool:
+        """Whether the function has ended within so long."""
+        return self._done.wait(max(seconds, 0))
+
     def result(self, seconds: float) -> _T:
         """What the function returns or raises; raises ``TimeoutError`` where it does neither for so long."""
-        if not self._done.wait(max(seconds, 0)):
+        if not self.wait(seconds):
             raise TimeoutError
         if self._error is not None:
             raise self._error

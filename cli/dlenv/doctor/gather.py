@@ -26,23 +26,31 @@ __all__ = ["gather"]
 # Seconds. The probe ends each of its stages itself; this is for what not even that ends.
 _LIMITS = {"machine": 30.0, "report": 320.0, "endpoints": 10.0, "processes": 10.0, "ports": 10.0, "service": 10.0}
 _STAGE_LIMIT_S, _PROBE_LIMIT_S = 120.0, 300.0
+_ENDING_S = 5.0  # for what an interruption ends, and the removal of its files
 
 
-def gather(target: Target, checks: Iterable[Check], folder: Path, *, offline: bool = False) -> Facts:
-    """The facts that ``checks`` go by; ``folder`` is the current one.
+def gather(
+    target: Target, checks: Iterable[Check], folder: Path, *, also: Iterable[Source] = (), offline: bool = False
+) -> Facts:
+    """The facts that ``checks`` go by, and those named in ``also``; ``folder`` is the current one.
 
-    Never raises: what fails is None, and ``Facts.missing`` says why.
+    Nothing that fails is raised: it is None, and ``Facts.missing`` says why. An interruption ends what was started.
     """
-    wanted: set[Source] = {source for check in checks for source in (*check.needs, *check.uses)}
+    wanted: set[Source] = {*also, *(source for check in checks for source in (*check.needs, *check.uses))}
     if "plan" in wanted:
         wanted.add("machine")
     stages = probe.FACTS if "report" in wanted else ("python",)
     if wanted & {"plan", "distributions", "python"}:
         wanted.add("report")
+    children = probe.Children()
     sources: dict[str, Callable[[], Any]] = {
         "machine": lambda: inspect(target.env),
         "report": lambda: probe.run(
-            target.python, stages=stages, time_limit=_PROBE_LIMIT_S, stage_limit=_STAGE_LIMIT_S
+            target.python,
+            stages=stages,
+            time_limit=_PROBE_LIMIT_S,
+            stage_limit=_STAGE_LIMIT_S,
+            children=children,
         ),
         "endpoints": lambda: reach.look(target.env, os.environ),
         "processes": services.processes,
@@ -53,20 +61,32 @@ def gather(target: Target, checks: Iterable[Check], folder: Path, *, offline: bo
     if offline:
         missing["endpoints"] = "--offline: nothing was asked of the network"
         del sources["endpoints"]
-    calls = {name: Call(source) for name, source in sources.items() if name in wanted}
+    # On the disk of an environment anything may hang that is read.
+    of_env: dict[str, Callable[[], Any]] = {}
+    if env := target.env:
+        of_env["record"] = lambda: Record.read(env)
+        if target.kind == "conda":
+            of_env["conda"] = lambda: conda_packages(env)
+    calls: dict[str, Call[Any]] = {name: Call(source) for name, source in sources.items() if name in wanted}
+    calls |= {name: Call(source) for name, source in of_env.items()}
     found: dict[str, Any] = {}
-    for name, call in calls.items():
-        found[name] = _result(name, call, missing)
+    try:
+        for name, call in calls.items():
+            found[name] = _result(name, call, missing)
+    except BaseException:
+        children.stop()
+        if "report" in calls:
+            calls["report"].wait(_ENDING_S)
+        raise
     report = found.get("report")
+    if "distributions" in wanted:
+        found["distributions"] = _result("distributions", Call(_distributions, target, report), missing)
     facts = Facts(
         target=target,
         environ=dict(os.environ),
         folder=folder,
-        record=Record.read(target.env) if target.env else None,
-        distributions=_distributions(target, report) if "distributions" in wanted else None,
-        conda=conda_packages(target.env) if target.env and target.kind == "conda" else (),
         missing=missing,
-        **found,
+        **found | {"conda": found.get("conda") or ()},
     )
     if "plan" not in wanted:
         return facts

@@ -3,32 +3,65 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
-__all__ = ["code", "end", "reason", "start"]
+__all__ = ["Children", "code", "end", "reason"]
 
 _PATIENCE_S = 5
 
 
-def start(command: Sequence[str], environment: Mapping[str, str], folder: str, log: Path) -> subprocess.Popen[bytes]:
-    """Start ``command`` in ``folder``; what it prints can be read, and its errors go to ``log``. Raises ``OSError``."""
-    with log.open("ab") as errors:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=dict(environment),
-            cwd=folder,
-            start_new_session=True,
-        )
+class Children:
+    """Processes that one thread starts and waits for, and that another may stop: Ctrl-C reaches only the main one."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    def start(
+        self, command: Sequence[str], environment: Mapping[str, str], folder: str, log: Path
+    ) -> subprocess.Popen[bytes]:
+        """Start ``command`` in ``folder``; what it prints can be read, and its errors go to ``log``.
+
+        Raises ``OSError``, also where everything was stopped.
+        """
+        with self._lock, log.open("ab") as errors:
+            if self._stopped:
+                raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=dict(environment),
+                cwd=folder,
+                start_new_session=True,
+            )
+            self._running.add(child)
+        return child
+
+    def end(self, child: subprocess.Popen[bytes]) -> None:
+        """End ``child`` with what it started."""
+        end(child)
+        with self._lock:
+            self._running.discard(child)
+
+    def stop(self) -> None:
+        """End whatever runs; nothing more is started."""
+        with self._lock:
+            self._stopped = True
+            running = list(self._running)
+        for child in running:
+            end(child)
 
 
 def code(child: subprocess.Popen[bytes]) -> int | None:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from dlenv.plan.model import Candidate, Edition
 from dlenv.probe import process
 from dlenv.probe.report import Level, Report, Stage
@@ -40,6 +42,10 @@ _NEEDS = {
     "service": ["torch"],
 }
 _TAIL = 8000  # bytes of a log that are kept as evidence
+_LONGEST_LINE = 1 << 20  # bytes; a stage's facts with its output and traceback take a few ten thousand
+# Seconds in which any Python starts and describes itself, also from a cold disk; what is none may never say a word.
+_START_LIMIT_S, _VERSION_LIMIT_S = 20.0, 10.0
+_OLDEST = (3, 8)  # that the script runs on
 
 
 def run(
@@ -55,6 +61,7 @@ def run(
     time_limit: float = 600.0,
     stage_limit: float = 180.0,
     told: Callable[[Stage], None] = lambda _: None,
+    children: process.Children | None = None,
 ) -> Report:
     """Try the environment that ``python`` belongs to; never raises for what is wrong in it.
 
@@ -62,13 +69,14 @@ def run(
     computes on the CPU and on ``devices`` (a plan's), where of NVIDIA's GPUs only ``gpus`` (NVML indices) are seen,
     trains with the course's package where there is a ``course``, asks a Jupyter kernel, and with the extra "serve" a
     model. ``time_limit`` is for all of it, ``stage_limit`` for one stage, in seconds. ``told`` hears of each stage as
-    it ends.
+    it ends. ``children``: who runs this in a thread can end it by their ``stop``.
     """
     began = time.monotonic()
     python = python.absolute()  # the script runs elsewhere; not resolved, since a link is what makes an environment
     proof = level == "proof"
     todo = [*stages, *(_proof(devices, course, extras) if proof else ())]
     told_to = {"devices": list(devices) if proof else [], "expect": _build(expect) if proof and expect else None}
+    setting = _Setting(python=python, proof=proof, gpus=tuple(gpus), children=children or process.Children())
     done: list[Stage] = []
     problem = None
     while todo and problem is None:
@@ -78,7 +86,7 @@ def run(
             done += [Stage(name=name, status="skipped", error="no time was left") for name in todo]
             break
         try:
-            for stage in _attempt(python, todo, done, told_to, gpus if proof else (), stage_limit, left):
+            for stage in _attempt(setting, todo, done, told_to, stage_limit, left):
                 done.append(stage)
                 told(stage)
         except _NoStart as error:
@@ -127,16 +135,31 @@ def _build(candidate: Candidate) -> dict[str, str | None]:
     return said
 
 
+class _Start(msgspec.Struct, frozen=True, kw_only=True):
+    """What the script says as a stage starts."""
+
+    name: str
+    offset: int  # where in the log its output begins
+
+
+class _Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """How the script is run."""
+
+    python: Path
+    proof: bool
+    gpus: tuple[int, ...]
+    children: process.Children
+
+
 class _NoStart(Exception):
     """Python ended before the first stage."""
 
 
 def _attempt(
-    python: Path,
+    setting: _Setting,
     todo: Sequence[str],
     done: Sequence[Stage],
     told_to: dict[str, Any],
-    gpus: Sequence[int],
     stage_limit: float,
     time_limit: float,
 ) -> Iterator[Stage]:
@@ -147,24 +170,31 @@ def _attempt(
         before = {stage.name: stage.status for stage in done}
         needs = {name: _needs(name) for name in todo}
         request = {"stages": list(todo), "needs": needs, "done": before, "log": str(log), **told_to}
+        command = [str(setting.python), str(_SCRIPT), json.dumps(request)]
         try:
-            child = process.start([str(python), str(_SCRIPT), json.dumps(request)], _environment(gpus), folder, log)
+            child = setting.children.start(command, _environment(setting, folder), folder, log)
         except OSError as error:
-            raise _NoStart(f"{python} can't be run: {error.strerror or error}") from None
+            raise _NoStart(f"{setting.python} can't be run: {error.strerror or error}") from None
         try:
             yield from _follow(child, log, stage_limit, time.monotonic() + time_limit)
+        except _NoStart as error:
+            code = child.poll()
+            ended = code is not None and code > 0
+            raise _NoStart((ended and _too_old(setting.python, folder)) or str(error)) from None
         finally:
-            process.end(child)
+            setting.children.end(child)
 
 
 def _follow(child: subprocess.Popen[bytes], log: Path, stage_limit: float, end: float) -> Iterator[Stage]:
     messages = _messages(child)
-    current: dict[str, Any] | None = None
+    current: _Start | None = None
     count = 0
     began = time.monotonic()
     while True:
         try:
-            message = messages.get(timeout=max(min(end, began + stage_limit) - time.monotonic(), 0))
+            starts = count == 0 and (current is None or current.name == "python")
+            limit = min(stage_limit, _START_LIMIT_S) if starts else stage_limit
+            message = messages.get(timeout=max(min(end, began + limit) - time.monotonic(), 0))
         except queue.Empty:
             seconds = time.monotonic() - began
             if current is None:
@@ -174,11 +204,11 @@ def _follow(child: subprocess.Popen[bytes], log: Path, stage_limit: float, end: 
         if message is None:
             break
         began = time.monotonic()
-        if message.pop("event") == "start":
+        if isinstance(message, _Start):
             current = message
         else:
             current, count = None, count + 1
-            yield Stage(**message)
+            yield message
     code = process.code(child)
     if current is not None:
         yield _cut_off(current, "crashed", f"Python {process.reason(code)}", log, time.monotonic() - began)
@@ -186,28 +216,56 @@ def _follow(child: subprocess.Popen[bytes], log: Path, stage_limit: float, end: 
         raise _NoStart(f"Python {process.reason(code)} before anything was tried{_last_line(log)}")
 
 
-def _messages(child: subprocess.Popen[bytes]) -> queue.Queue[dict[str, Any] | None]:
+def _messages(child: subprocess.Popen[bytes]) -> queue.Queue[_Start | Stage | None]:
     """What the script says, as it comes; None at the end."""
-    messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
+    messages: queue.Queue[_Start | Stage | None] = queue.Queue()
     assert child.stdout is not None
     stream = child.stdout
 
     def read() -> None:
         with stream:
-            for line in stream:
-                if line.startswith(_MARK):  # a sitecustomize module may print, too
-                    messages.put(json.loads(line[len(_MARK) :]))
+            while line := stream.readline(_LONGEST_LINE):  # a program that is no Python may never end one
+                if message := _message(line):
+                    messages.put(message)
         messages.put(None)
 
     threading.Thread(target=read, daemon=True).start()
     return messages
 
 
-def _cut_off(
-    current: dict[str, Any], status: Literal["timeout", "crashed"], error: str, log: Path, seconds: float
-) -> Stage:
-    output = log.read_bytes()[current["offset"] :][-_TAIL:].decode("utf-8", "replace")
-    return Stage(name=current["name"], status=status, seconds=round(seconds, 3), error=error, output=output)
+def _message(line: bytes) -> _Start | Stage | None:
+    """What a line says; None where it is not the script's: a sitecustomize module may print, too."""
+    if not line.startswith(_MARK):
+        return None
+    try:
+        message = json.loads(line[len(_MARK) :])
+        if message.pop("event") == "start":
+            return msgspec.convert(message, _Start)
+        return msgspec.convert(message, Stage)
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError, msgspec.ValidationError):
+        return None
+
+
+def _too_old(python: Path, folder: str) -> str | None:
+    """That ``python`` is too old for the script, in words; None where it is not, or does not say."""
+    command = [str(python), "-c", "import sys; print(sys.version_info[:2])"]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, cwd=folder, timeout=_VERSION_LIMIT_S, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(rb"\((\d+), (\d+)\)\s*$", done.stdout[-_TAIL:])
+    if found is None or (version := (int(found[1]), int(found[2]))) >= _OLDEST:
+        return None
+    return (
+        f"Python {version[0]}.{version[1]} is too old: {'.'.join(map(str, _OLDEST))} is the oldest that can be examined"
+    )
+
+
+def _cut_off(current: _Start, status: Literal["timeout", "crashed"], error: str, log: Path, seconds: float) -> Stage:
+    output = log.read_bytes()[current.offset :][-_TAIL:].decode("utf-8", "replace")
+    return Stage(name=current.name, status=status, seconds=round(seconds, 3), error=error, output=output)
 
 
 def _last_line(log: Path) -> str:
@@ -215,10 +273,12 @@ def _last_line(log: Path) -> str:
     return f": {lines[-1]}" if lines else ""
 
 
-def _environment(gpus: Sequence[int]) -> dict[str, str]:
+def _environment(setting: _Setting, folder: str) -> dict[str, str]:
     environment = dict(os.environ)
-    if gpus:
+    if not setting.proof:  # who only examines writes nothing
+        environment |= {"MPLCONFIGDIR": folder, "PYTHONDONTWRITEBYTECODE": "1"}
+    elif setting.gpus:
         # NVML numbers GPUs by their place on the PCI bus, CUDA by default the fastest first.
         environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, setting.gpus))
     return environment
