@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from nvml_stub import StubGpu
@@ -74,7 +75,7 @@ def diagnosed(run: Run, env: Path, check: str, status: str = "fail", *words: str
     (finding,) = json.loads(result.stdout)["checks"]
     assert finding["status"] == status, finding
     assert result.code == (1 if status == "fail" else 0)
-    assert status == "ok" or finding["fix"], finding
+    assert status in ("ok", "skip") or finding["fix"], finding
     found: dict[str, Any] = finding
     return found
 
@@ -220,6 +221,7 @@ def test_a_package_was_changed_after_dlenv_proved_it(run: Run, build: Build) -> 
     found = diagnosed(run, env, "packages.record")
     assert "requests 2.31.0, not 2.32.3" in found["detail"]
     assert f"setup --repair --env {env}" in found["fix"]
+    planned(found["fix"])
     add(env, "requests==2.32.3")
     diagnosed(run, env, "packages.record", "ok")
 
@@ -249,6 +251,16 @@ def test_pythonpath_leads_to_another_numpy(
     obeyed(twice["fix"], env, "packages.duplicates")
 
 
+def test_the_systems_packages_beside_the_environments(run: Run, build: Build, tmp_path: Path) -> None:
+    """Two copies of numpy, the environment's first: that is what --system-site-packages is for."""
+    env = build("numpy")
+    system = tmp_path / "system"
+    uv.run(["pip", "install", "--quiet", "--python", executable(env), "--target", system, "numpy"])
+    (packages_of(env) / "system.pth").write_text(f"{system}\n")  # as site.py adds the system's folder: at the end
+    found = diagnosed(run, env, "packages.duplicates", "ok")
+    assert f"in {system}" in found["detail"]
+
+
 def test_the_python_of_the_environment_is_gone(run: Run, build: Build) -> None:
     env = build()
     executable(env).unlink()
@@ -256,7 +268,16 @@ def test_the_python_of_the_environment_is_gone(run: Run, build: Build) -> None:
     executable_of.symlink_to("/opt/removed/bin/python3")
     found = diagnosed(run, env, "python.start")
     assert "can't be run" in found["detail"]
-    assert f"dlenv setup --env {env}" in found["fix"]
+    assert found["fix"] == f"dlenv setup --env {env}"
+    planned(found["fix"])
+
+
+def planned(fix: str) -> None:
+    """``dlenv setup`` accepts the command; carried out, it would load gigabytes."""
+    words = shlex.split(fix)
+    command = [sys.executable, "-m", "dlenv", *words[words.index("setup") :], "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_gpus_are_hidden(
@@ -274,10 +295,18 @@ def test_gpu_memory_is_held(
     run: Run, build: Build, monkeypatch: pytest.MonkeyPatch, with_gpus: Callable[..., dict[str, str]]
 ) -> None:
     env = build()
-    with_gpus(gpus=[StubGpu(used_mib=8000, processes=[(4711, "python", 7900)])])
-    found = diagnosed(run, env, "gpu.memory", "warn")
-    assert "pid 4711" in found["detail"]
-    assert found["fix"].endswith("kill 4711")
+    with subprocess.Popen(["sleep", "600"]) as holder:
+        try:
+            display = (1, "/usr/lib/xorg/Xorg", 90)
+            with_gpus(
+                gpus=[StubGpu(used_mib=8000, processes=[(holder.pid, "python", 7900), display], drawing=[display])]
+            )
+            found = diagnosed(run, env, "gpu.memory", "warn")
+            assert f"python (pid {holder.pid}, 7900 MiB), /usr/lib/xorg/Xorg (pid 1, 90 MiB)" in found["detail"]
+            subprocess.run(["bash", "-c", found["fix"]], check=True)
+            assert holder.wait(10) == -signal.SIGTERM
+        finally:
+            holder.kill()
     with_gpus(gpus=[StubGpu()])
     diagnosed(run, env, "gpu.memory", "ok")
 
@@ -302,7 +331,7 @@ def test_a_dead_proxy(run: Run, build: Build, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("HTTPS_PROXY", f"http://somebody:hunter22@127.0.0.1:{port}")
     found = diagnosed(run, env, "network.proxy", "fail", "--verbose")
     assert f"names the proxy http://127.0.0.1:{port}: Connection refused" in found["detail"]
-    obeyed(found["fix"].partition(",")[0], env, "network.proxy")
+    obeyed(found["fix"], env, "network.proxy")
 
 
 def test_certificates_are_gone(run: Run, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,31 +352,42 @@ def test_too_many_threads(run: Run, build: Build, monkeypatch: pytest.MonkeyPatc
     assert diagnosed_as["status"] == "skip"  # without PyTorch its threads are not known
 
 
+class Server(NamedTuple):
+    port: int
+    pid: int
+
+
 @pytest.fixture
-def stranger(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """A server that is not ours, on the service's port."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_error(404)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("DLENV_PORT", str(server.server_port))
-    yield server.server_port
-    server.shutdown()
-    server.server_close()
+def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server that is not ours, on the service's port; a program of its own: no child of ours inherits its socket."""
+    command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout is not None
+        port = re.search(r"port (\d+)", server.stdout.readline())
+        assert port is not None
+        monkeypatch.setenv("DLENV_PORT", port[1])
+        yield Server(int(port[1]), server.pid)
+        server.kill()
 
 
-def test_another_program_holds_the_port(run: Run, build: Build, stranger: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_program_holds_the_port(
+    run: Run, build: Build, stranger: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     env = build()
     found = diagnosed(run, env, "serving.ports", "warn")
-    assert f"{stranger} (the service) is taken by" in found["detail"]
-    assert f"(pid {os.getpid()})" in found["detail"]
-    assert f"dlenv serve --port {stranger + 1}" in found["fix"]
+    assert f"{stranger.port} (the service) is taken by" in found["detail"]
+    assert f"(pid {stranger.pid})" in found["detail"]
+    assert found["fix"] == f"dlenv serve --port {stranger.port + 1}"
+    monkeypatch.setenv("DLENV_PORT", found["fix"].rpartition(" ")[2])
+    diagnosed(run, env, "serving.ports", "ok")
+
+
+def test_a_service_that_does_not_speak_http(run: Run, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever listens there is not dlenv's to restart."""
+    env = build()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("DLENV_PORT", str(server.getsockname()[1]))
+        assert "no dlenv serve" in diagnosed(run, env, "serving.health", "skip")["detail"]
 
 
 def test_libraries_of_somebody_elses(run: Run, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -870,3 +870,11 @@ def test_one_old_gpu_of_two() -> None:
         dlenv="0.1.0", created="", request=Request(), machine=both, plan=plan, torch=plan.torch, packages=()
     )
     assert judged("torch.architectures", change(unproved, record=record)).status == "ok"
+
+
+def test_the_documentation_says_what_the_checks_say() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
+    said = dict(re.findall(r"^\| `([a-z0-9.-]+)` \| (.+) \|$", text, re.MULTILINE))
+    for check in CHECKS:
+        documented = " ".join((check.function.__doc__ or "").partition("\n\n")[0].split())
+        assert documented == f"W{said[check.id][1:]}.", check.id
