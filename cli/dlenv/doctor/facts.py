@@ -15,7 +15,8 @@ from dlenv.plan.model import Plan
 from dlenv.probe.report import Report, Stage
 
 Purpose = Literal["packages", "pytorch", "course", "proxy"]
-Problem = Literal["unreachable", "certificate", "invalid"]
+# "unasked": whether it answers can't be found out from here
+Problem = Literal["unreachable", "certificate", "invalid", "unasked"]
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):

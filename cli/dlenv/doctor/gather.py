@@ -52,7 +52,7 @@ def gather(
             stage_limit=_STAGE_LIMIT_S,
             children=children,
         ),
-        "endpoints": lambda: reach.look(target.env, os.environ),
+        "endpoints": lambda: reach.look(os.environ),
         "processes": services.processes,
         "ports": lambda: services.ports(os.environ),
         "service": lambda: services.service(os.environ),

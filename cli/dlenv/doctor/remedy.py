@@ -215,7 +215,9 @@ def _candidate(facts: Facts) -> Candidate | None:
 
 def _is_dead(facts: Facts) -> bool:
     """Whether PyTorch's own index does not answer."""
-    return any(point.purpose == "pytorch" and not point.ok for point in facts.endpoints or ())
+    return any(
+        point.purpose == "pytorch" and not point.ok and point.problem != "unasked" for point in facts.endpoints or ()
+    )
 
 
 def _name(requirement: str) -> str:

@@ -101,7 +101,8 @@ def as_markdown(facts: Facts, findings: Sequence[Finding], environ: Mapping[str,
                     *text.replace("```", "'''").splitlines()[-_MAX_LINES:],
                     "```",
                 ]
-    return redact("\n".join(lines) + "\n", environ)
+    versions = frozenset(item.version for item in facts.distributions or () if item.version)
+    return redact("\n".join(lines) + "\n", environ, versions)
 
 
 def _machine(facts: Facts) -> list[tuple[str, object]]:

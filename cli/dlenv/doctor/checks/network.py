@@ -63,6 +63,8 @@ def _reached(facts: Facts, purpose: Literal["packages", "pytorch", "course"], fi
     points = _points(facts, purpose)
     if not points:
         return skip("there is no such address")
+    if all(point.problem == "unasked" for point in points):
+        return skip(points[0].detail)
     good = [point for point in points if point.ok]
     said = "; ".join(f"{point.url} ({point.source}): {point.detail or f'{point.seconds:.1f} s'}" for point in points)
     if len(good) == len(points):
