@@ -815,12 +815,23 @@ def test_windows_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_requirements_that_contradict_are_not_asked_for_at_once() -> None:
-    both = (package("a", requires=("colorama<0.1",)), package("b", requires=("colorama>9",)), package("colorama", "1"))
-    fix = judged("packages.requirements", installed(*both)).fix
-    assert fix is not None
-    assert fix.endswith("--upgrade-package a --upgrade-package b a b")
-    fits = (package("a", requires=("colorama>=1.2,<3",)), package("b", requires=("colorama==2.*,!=2.0",)))
-    assert (judged("packages.requirements", installed(*fits)).fix or "").endswith("'colorama!=2.0,==2.*'")
+    def fix(*requirements: str, have: str | None) -> str:
+        asking = [package(name, requires=(text,)) for name, text in zip("ab", requirements, strict=False)]
+        there = [package("colorama", have)] if have else []
+        return judged("packages.requirements", installed(*asking, *there)).fix or ""
+
+    # No version pleases both, also where one is pleased now.
+    newer = "--upgrade-package a --upgrade-package b a b"
+    assert fix("colorama<0.1", "colorama>9", have="1").endswith(newer)
+    assert fix("colorama<0.1", "colorama>9", have="10").endswith(newer)
+    assert fix("colorama>=1.2,<3", "colorama==2.*,!=2.0", have=None).endswith("'colorama!=2.0,<3,==2.*,>=1.2'")
+    assert fix("colorama>=1.2,<3", "colorama>=2", have="1.5").endswith("'colorama<3,>=1.2,>=2'")
+
+
+def test_what_d2l_lacks_comes_as_the_course_has_it() -> None:
+    """And not as d2l asks for it: numpy 1.21.5 has no wheel for this Python."""
+    lacking = installed(package("d2l", "0.17.6", requires=("numpy (==1.21.5)",)))
+    assert (judged("packages.requirements", lacking).fix or "").endswith("numpy==1.26.4")
 
 
 def test_the_systems_copies_stand_behind_the_environments() -> None:

@@ -66,11 +66,14 @@ def requirements(facts: Facts) -> Verdict:
     assert facts.distributions is not None
     problems: list[str] = []
     vital: list[str] = []
-    fixes: dict[str, list[Requirement]] = {}
-    holders: list[str] = []
+    asked: dict[str, dict[str, SpecifierSet]] = {}  # package -> who asks for it -> in which versions
+    unmet: dict[str, None] = {}
     excused = 0
     for item, requirement in _requirements(facts):
         name = canonicalize_name(requirement.name)
+        asking = asked.setdefault(name, {})
+        if item.name != _COURSE:
+            asking[item.name] = asking.get(item.name, SpecifierSet()) & requirement.specifier
         found = facts.version(name)
         if found is not None and _fits(requirement.specifier, found):
             continue
@@ -79,22 +82,14 @@ def requirements(facts: Facts) -> Verdict:
             continue
         have = f"has {found}" if found else "lacks it"
         problems.append(f"{item.name} {item.version} needs {_without_marker(requirement)}, and the environment {have}")
-        fixes.setdefault(name, []).append(requirement)
-        holders.append(item.name)
+        unmet[name] = None
         if item.name in _VITAL and item.name != _COURSE:
             vital.append(item.name)
     note = f" ({excused} of d2l's pins from 2021 are excused)" if excused else ""
     if not problems:
         return ok(f"every package has what it needs{note}")
     said = "; ".join(problems[:8]) + (f" and {len(problems) - 8} more" if len(problems) > 8 else "") + note
-    if "torch" in fixes and "torchvision" in holders:  # the pair; whatever else is missing is installed alone
-        fix = remedy.torchvision(facts)
-    elif all(_agree([requirement.specifier for requirement in group]) for group in fixes.values()):
-        fix = remedy.install(facts, *dict.fromkeys(_without_marker(item) for group in fixes.values() for item in group))
-    else:  # no version pleases them all: newer ones of those that ask may agree
-        asking = tuple(dict.fromkeys(holders))
-        fix = remedy.install(facts, *asking, words=remedy.newer(*asking))
-    return (fail if vital else warn)(said, fix)
+    return (fail if vital else warn)(said, _fulfilment(facts, {name: asked[name] for name in unmet}))
 
 
 def files(facts: Facts) -> Verdict:
@@ -169,6 +164,22 @@ def _fits(specifier: SpecifierSet, version: str) -> bool:
         return True
 
 
+def _fulfilment(facts: Facts, unmet: Mapping[str, Mapping[str, SpecifierSet]]) -> Repair | str:
+    """Install these packages in versions that please everyone who asks for them, whoever is displeased now."""
+    if "torchvision" in unmet.get("torch", ()):  # the pair; whatever else is missing is installed alone
+        return remedy.torchvision(facts)
+    wanted = {name: SpecifierSet(",".join(map(str, asking.values()))) for name, asking in unmet.items()}
+    odd = [name for name, versions in wanted.items() if not _exists(versions)]
+    if odd:  # newer ones of those that ask may agree
+        holders = tuple(dict.fromkeys(holder for name in odd for holder in unmet[name]))
+        return remedy.install(facts, *holders, words=remedy.newer(*holders))
+    # What only d2l asks for, and in a version from 2021, is taken as the course is proven with it.
+    pins = remedy.pinned(facts, tuple(unmet))
+    return remedy.install(
+        facts, *(f"{name}{wanted[name]}" if unmet[name] else pin for name, pin in zip(unmet, pins, strict=True))
+    )
+
+
 def _without_marker(requirement: Requirement) -> str:
     return f"{requirement.name}{requirement.specifier}"
 
@@ -234,12 +245,10 @@ def _away(facts: Facts, names: list[str]) -> str:
     )
 
 
-def _agree(specifiers: list[SpecifierSet]) -> bool:
-    """Whether some version satisfies all of these: one of those that they name, or one just above it, or the first."""
-    named = [part.version.removesuffix(".*") for specifier in specifiers for part in specifier]
-    candidates = {"0", *named, *(f"{version}.1" for version in named)}
-    wanted = SpecifierSet(",".join(map(str, specifiers)))
-    return any(_fits(wanted, version) for version in candidates)
+def _exists(wanted: SpecifierSet) -> bool:
+    """Whether some version satisfies this: one of those that it names, or one just above it, or the first."""
+    named = [part.version.removesuffix(".*") for part in wanted]
+    return any(_fits(wanted, version) for version in ("0", *named, *(f"{version}.1" for version in named)))
 
 
 def _anew(facts: Facts, notes: list[str], installation: Repair | str) -> Repair | str:
