@@ -390,6 +390,54 @@ def test_report_holds_no_secrets(run: Run, env: Path, tmp_path: Path, monkeypatc
         assert getpass.getuser() not in text
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the name of the folder is not UTF-8")
+def test_a_report_of_a_folder_whose_name_is_not_utf8(
+    run: Run, env: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "torch.py").touch()
+    monkeypatch.chdir(folder)
+    run("doctor", "--env", env, "--only", "python.shadowing", "--offline", "--report", folder / "report.md")
+    assert sorted(os.listdir(folder)) == ["report.md", "torch.py"]  # noqa: PTH208
+    assert "caf\\udce9" in (folder / "report.md").read_text()
+
+
+@pytest.mark.parametrize("place", ["folder", "missing/report.md", "file/report.md", "x" * 300, "/dev/null"])
+def test_a_report_that_can_not_be_written_is_misuse(
+    run: Run, env: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.iterdir())
+
+    def never(*_: object, **__: object) -> Any:
+        raise AssertionError("it was examined before")
+
+    monkeypatch.setattr(gather, "gather", never)
+    result = run("doctor", "--env", env, "--report", tmp_path / place)
+    assert (result.code, result.stdout) == (2, "")
+    assert "give another file by --report" in result.stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_report_that_fails_leaves_nothing(
+    run: Run, env: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    replace = Path.replace
+
+    def full(self: Path, target: Any) -> Path:
+        if self.name.endswith("report.md.tmp"):
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    result = run("doctor", "--env", env, *QUICK, "--report", tmp_path / "folder" / "report.md")
+    assert (result.code, list((tmp_path / "folder").iterdir())) == (2, [])
+    assert "No space left on device" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "clean"),
     [

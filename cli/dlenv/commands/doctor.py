@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import Literal
@@ -58,6 +60,8 @@ def command(
         else:
             print_table(["check", "title"], [[check.id, check.title] for check in checks])
         return 0
+    if report is not None:
+        _check(report)
     here = _here()
     target = choose(env, python, os.environ, here)
     also: tuple[Literal["machine"], ...] = ("machine",) if as_json or report is not None else ()
@@ -106,13 +110,35 @@ def _fixed(findings: list, yes: bool) -> bool:  # type: ignore[type-arg]  # Find
     return True
 
 
+def _check(path: Path) -> None:
+    """Raise ``UsageError`` where no report can be written to ``path``, before anything is examined for it."""
+    from dlenv.errors import UsageError
+
+    problem = None
+    try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            problem = None if stat.S_ISREG(path.stat().st_mode) else "is no file"
+        if problem is None and not path.parent.is_dir():
+            problem = f"can't be written: {path.parent} is no folder"
+        elif problem is None and not os.access(path.parent, os.W_OK | os.X_OK):
+            problem = f"can't be written: {path.parent} is not yours to write to"
+    except (OSError, ValueError) as error:
+        problem = f"can't be written ({getattr(error, 'strerror', None) or error})"
+    if problem:
+        raise UsageError(f"{path} {problem}; give another file by --report")
+
+
 def _write(path: Path, text: str) -> None:
     from dlenv.errors import UsageError
 
     scratch = path.with_name(f".{path.name}.tmp")
     try:
-        scratch.write_text(text, encoding="utf-8")
+        # A path that is not UTF-8 has surrogates, which can't be.
+        scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
         scratch.replace(path)
     except OSError as error:
         raise UsageError(f"{path} can't be written ({error.strerror}); give another file by --report") from None
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
     say(f"Wrote {path}; read it before you send it.")
