@@ -889,3 +889,27 @@ def test_the_documentation_says_what_the_checks_say() -> None:
     for check in CHECKS:
         documented = " ".join((check.function.__doc__ or "").partition("\n\n")[0].split())
         assert documented == f"W{said[check.id][1:]}.", check.id
+
+
+def test_the_systems_loader_path(tmp_path: Path) -> None:
+    """/etc/ld.so.conf.d leads to another cuDNN, and LD_LIBRARY_PATH is not set."""
+    own = tmp_path / "env.d/1/lib/python3.11/site-packages/nvidia/cudnn/lib"
+    cache = tmp_path / "cache/libcudnn.so.9"
+    own.mkdir(parents=True)
+    cache.parent.mkdir()
+    cache.touch()
+    (own / "libcudnn.so.9").symlink_to(cache)
+    (own / "libcublas.so.12").touch()
+    (tmp_path / "env").symlink_to(tmp_path / "env.d/1")
+    python = {"version": "3.11.7", "prefix": str(tmp_path / "env")}
+
+    def loaded(*paths: object, **stages: Any) -> Finding:
+        report = probed(python=python, libraries={"paths": list(map(str, paths))}, **stages)
+        return judged("libraries.path", change(GOOD, report=report))
+
+    assert loaded(own / "libcublas.so.12", cache, "/usr/lib/libnccl.so.2").status == "ok"
+    finding = loaded("/usr/local/cuda/lib64/libcudnn.so.9.1.0")
+    folder = tmp_path / "env/lib/python3.11/site-packages/nvidia/cudnn/lib"
+    assert (finding.status, finding.fix) == ("warn", f"export LD_LIBRARY_PATH={folder}")
+    assert "/usr/local/cuda/lib64/libcudnn.so.9.1.0" in finding.detail
+    assert loaded("/usr/local/cuda/lib64/libcudnn.so.9.1.0", torch="ImportError: x").status == "fail"

@@ -89,7 +89,7 @@ def _rows() -> list[tuple[str, str, Callable[[Facts], Verdict], tuple[Source, ..
         ("matplotlib.inline", "Matplotlib draws in notebooks", course.inline, probe, fix),
         ("jupyter.kernel", "notebooks run in this environment", jupyter.kernel, probe, fix),
         ("jupyter.dangling", "registered kernels can start", jupyter.dangling, probe, ()),
-        ("libraries.path", "LD_LIBRARY_PATH shadows nothing", libraries.path, (), both),
+        ("libraries.path", "nothing shadows PyTorch's libraries", libraries.path, (), both),
         ("libraries.openmp", "one OpenMP run-time is loaded", libraries.openmp, (), probe),
         ("libraries.threads", "threads fit the processors", libraries.threads, (), both),
         ("network.proxy", "proxies answer", network.proxy, ("endpoints",), ()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from pathlib import Path
 
@@ -19,14 +20,14 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def path(facts: Facts) -> Verdict:
-    """Whether LD_LIBRARY_PATH puts other libraries before those that PyTorch brings."""
+    """Whether LD_LIBRARY_PATH or the system's loader path puts other libraries before those that PyTorch brings."""
     if facts.machine is not None and facts.machine.os == "windows":
         return skip("Windows has no LD_LIBRARY_PATH")
     variable = "DYLD_LIBRARY_PATH" if facts.machine is not None and facts.machine.os == "macos" else "LD_LIBRARY_PATH"
     value = facts.environ.get(variable, "")
-    if not value:
-        return ok(f"{variable} is not set")
     prefix = facts.found("python").get("prefix")
+    torch = facts.stage("torch")
+    broken = torch is not None and torch.status not in ("ok", "absent")
     shadows = {}
     for folder in filter(None, value.split(":")):
         if prefix and folder.startswith(f"{prefix}/"):
@@ -34,14 +35,19 @@ def path(facts: Facts) -> Verdict:
         names = [name for name in _names(Path(folder)) if _SHADOWED.match(name)]
         if names:
             shadows[folder] = names
+    if not shadows and isinstance(prefix, str) and (foreign := _foreign(facts, Path(prefix))):
+        said = ", ".join(foreign)
+        text = f"the system's loader path (/etc/ld.so.conf.d) leads to libraries that PyTorch brings itself: {said}"
+        own = dict.fromkeys([*map(str, foreign.values()), *filter(None, value.split(":"))])
+        return (fail if broken else warn)(text, shell.export(**{variable: ":".join(own)}))
+    if not value:
+        return ok(f"{variable} is not set")
     if not shadows:
         return ok(f"{variable} leads to none of PyTorch's libraries")
     said = "; ".join(
         f"{', '.join(names[:4])}{' ...' if len(names) > 4 else ''} in {folder}" for folder, names in shadows.items()
     )
     loaded = [lib for lib in _loaded(facts) if any(lib.startswith(f"{folder.rstrip('/')}/") for folder in shadows)]
-    torch = facts.stage("torch")
-    broken = torch is not None and torch.status not in ("ok", "absent")
     rest = [folder for folder in value.split(":") if folder and folder not in shadows]
     fix = shell.export(**{variable: ":".join(rest)}) if rest else shell.unset(variable)
     text = f"{variable} leads to libraries that PyTorch brings itself: {said}"
@@ -94,6 +100,27 @@ def threads(facts: Facts) -> Verdict:
         text = f"PyTorch starts {found} threads, and this process may use {cpus} CPUs (a container's limit)"
         return warn(text, shell.export(OMP_NUM_THREADS=cpus))
     return ok(f"{found} threads on {cpus} CPUs")
+
+
+def _foreign(facts: Facts, prefix: Path) -> dict[str, Path]:
+    """What was loaded from outside the environment though it has its own -> the folder of its own.
+
+    Environments may be links, and their files links to the installer's cache: what they lead to is compared.
+    """
+    found = {}
+    for lib in _loaded(facts):
+        path = Path(lib)
+        if not _SHADOWED.match(path.name) or path.is_relative_to(prefix.resolve()):
+            continue
+        stem = glob.escape(path.name.partition(".so")[0])
+        own = [
+            file
+            for folder in ("nvidia/*/lib", "torch/lib")
+            for file in prefix.glob(f"lib/python3.*/site-packages/{folder}/{stem}.so*")
+        ]
+        if own and path.resolve() not in [file.resolve() for file in own]:
+            found[lib] = own[0].parent
+    return found
 
 
 def _loaded(facts: Facts) -> list[str]:
