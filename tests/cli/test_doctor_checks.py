@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from dlenv import catalog
-from dlenv.doctor import shell
+from dlenv.doctor import services, shell
 from dlenv.doctor.checks import driver
 from dlenv.doctor.examine import examine
 from dlenv.doctor.facts import Endpoint, Facts, Port, Process, Service, Target
@@ -876,6 +876,10 @@ def test_one_old_gpu_of_two() -> None:
     assert (
         judged("torch.architectures", change(obeyed, machine=change(both, cuda_visible_devices="1"))).status == "fail"
     )
+    # CUDA counts from the fastest GPU on, NVML along the bus.
+    proved = change(stages(), machine=change(both, cuda_visible_devices="1"))
+    assert judged("torch.architectures", proved).status == "ok"
+    assert judged("torch.architectures", change(proved, environ={"CUDA_DEVICE_ORDER": "PCI_BUS_ID"})).status == "fail"
     plan = change(planned(both), gpus=(0,))
     record = Record(
         dlenv="0.1.0", created="", request=Request(), machine=both, plan=plan, torch=plan.torch, packages=()
@@ -913,3 +917,8 @@ def test_the_systems_loader_path(tmp_path: Path) -> None:
     assert (finding.status, finding.fix) == ("warn", f"export LD_LIBRARY_PATH={folder}")
     assert "/usr/local/cuda/lib64/libcudnn.so.9.1.0" in finding.detail
     assert loaded("/usr/local/cuda/lib64/libcudnn.so.9.1.0", torch="ImportError: x").status == "fail"
+
+
+def test_a_port_that_is_no_number() -> None:
+    """str.isdigit() takes it for one, and int() does not."""
+    assert 8000 in {port.number for port in services.ports({"DLENV_PORT": "\u00b2"})}

@@ -70,7 +70,7 @@ def service(environ: Mapping[str, str]) -> Service | None:
 
 def _port(environ: Mapping[str, str]) -> int:
     text = environ.get("DLENV_PORT", "")
-    return int(text) if text.isdigit() and 0 < int(text) < 65536 else _SERVICE
+    return int(text) if text.isdecimal() and 0 < int(text) < 65536 else _SERVICE
 
 
 def _listens(number: int) -> bool:

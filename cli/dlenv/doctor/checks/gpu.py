@@ -24,7 +24,7 @@ def visible(facts: Facts) -> Verdict:
     value = machine.cuda_visible_devices
     if value is None:
         return ok(f"programs see all GPUs ({len(machine.gpus)})")
-    seen = _seen(machine, value)
+    seen = _seen(facts, value)
     text = f"CUDA_VISIBLE_DEVICES is {value!r}"
     if not seen:
         return fail(f"{text}, which hides every GPU", shell.unset("CUDA_VISIBLE_DEVICES"))
@@ -112,15 +112,19 @@ def used(facts: Facts) -> list[Gpu]:
     """The GPUs that the environment is for: those that programs see, and of them those that dlenv built it for."""
     machine = _machine(facts)
     value = machine.cuda_visible_devices
-    seen = list(machine.gpus) if value is None else _seen(machine, value)
+    seen = list(machine.gpus) if value is None else _seen(facts, value)
     built_for = facts.record.plan.gpus if facts.record is not None else ()
     return [gpu for gpu in seen if gpu.index in built_for] or seen
 
 
-def _seen(machine: Machine, value: str) -> list[Gpu]:
-    """The GPUs that programs see. CUDA takes indices and UUIDs up to the first that is none (CUDA C++ Programming
-    Guide, "CUDA environment variables"). Which index is which GPU depends on CUDA_DEVICE_ORDER; how many, does not.
+def _seen(facts: Facts, value: str) -> list[Gpu]:
+    """The GPUs that programs see.
+
+    CUDA takes indices and UUIDs up to the first that is none (CUDA C++ Programming Guide, "CUDA environment
+    variables"). Unless CUDA_DEVICE_ORDER is PCI_BUS_ID, its indices are not NVML's: then PyTorch's names tell, where
+    they are known.
     """
+    machine = _machine(facts)
     seen: list[Gpu] = []
     for part in value.split(","):
         word = part.strip()
@@ -134,7 +138,11 @@ def _seen(machine: Machine, value: str) -> list[Gpu]:
             gpu = (matching or divided)[0]
         if gpu not in seen:
             seen.append(gpu)
-    return seen
+    devices = facts.found("cuda").get("devices")
+    names = [device.get("name") for device in devices if isinstance(device, dict)] if isinstance(devices, list) else []
+    named = [gpu for gpu in machine.gpus if gpu.name in names]
+    ordered = facts.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    return seen if ordered or len(named) != len(seen) else named
 
 
 def _describe(gpu: Gpu) -> str:

@@ -213,7 +213,7 @@ def runs_on(codes: list[str], capability: str) -> bool:
     "Binary compatibility" and "PTX compatibility").
     """
     major, _, minor = capability.partition(".")
-    if not (major.isdigit() and minor.isdigit()):
+    if not (major.isdecimal() and minor.isdecimal()):
         return True  # nothing is known against it
     have = (int(major), int(minor))
     for code in codes:
@@ -257,4 +257,4 @@ def _all(stage: Stage) -> str:
 
 def _major(item: Gpu) -> int:
     major = (item.compute_capability or "0").partition(".")[0]
-    return int(major) if major.isdigit() else 0
+    return int(major) if major.isdecimal() else 0
