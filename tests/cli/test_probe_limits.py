@@ -133,6 +133,15 @@ def test_an_old_python_is_called_old(tmp_path: Path) -> None:
     assert "before anything was tried: broken" in str(probe.run(program(tmp_path / "python", new)).problem)
 
 
+def test_an_environment_of_an_old_python_is_built_again(env: Path, run: Run) -> None:
+    script = 'case "$1" in -c) echo "(2, 7)";; *) exit 1;; esac\n'
+    (env / "bin" / "python").unlink()
+    program(env / "bin" / "python", script)
+    (check,) = json.loads(run("doctor", "--env", env, "--only", "python.start", "--json").stdout)["checks"]
+    assert (check["status"], check["fix"]) == ("fail", f"dlenv setup --env {env} --python 3.11")
+    assert check["detail"].startswith("Python 2.7 is too old: 3.8 is the oldest")
+
+
 def test_facts_are_found_without_writing(env: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Matplotlib does: it writes its fonts into MPLCONFIGDIR, else into the user's home."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -39,6 +39,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     stages: tuple[Stage, ...] = ()
     seconds: float = 0.0
     problem: str | None = None  # why Python did not run at all
+    too_old: str | None = None  # the version of a Python that is too old to be examined: "3.6"
 
     def stage(self, name: str) -> Stage | None:
         """The stage of this name, or None where it was not run."""

@@ -78,7 +78,7 @@ def run(
     told_to = {"devices": list(devices) if proof else [], "expect": _build(expect) if proof and expect else None}
     setting = _Setting(python=python, proof=proof, gpus=tuple(gpus), children=children or process.Children())
     done: list[Stage] = []
-    problem = None
+    problem = too_old = None
     while todo and problem is None:
         left = time_limit - (time.monotonic() - began)
         known = len(done)
@@ -90,7 +90,7 @@ def run(
                 done.append(stage)
                 told(stage)
         except _NoStart as error:
-            problem = str(error)
+            problem, too_old = str(error), error.too_old
         todo = todo[len(done) - known :]
     return Report(
         python=str(python),
@@ -99,6 +99,7 @@ def run(
         stages=tuple(done),
         seconds=round(time.monotonic() - began, 3),
         problem=problem,
+        too_old=too_old,
     )
 
 
@@ -154,6 +155,10 @@ class _Setting(msgspec.Struct, frozen=True, kw_only=True):
 class _NoStart(Exception):
     """Python ended before the first stage."""
 
+    def __init__(self, text: str, too_old: str | None = None) -> None:
+        super().__init__(text)
+        self.too_old = too_old
+
 
 def _attempt(
     setting: _Setting,
@@ -179,8 +184,11 @@ def _attempt(
             yield from _follow(child, log, stage_limit, time.monotonic() + time_limit)
         except _NoStart as error:
             code = child.poll()
-            ended = code is not None and code > 0
-            raise _NoStart((ended and _too_old(setting.python, folder)) or str(error)) from None
+            if code is not None and code > 0 and (version := _too_old(setting.python, folder)):
+                oldest = ".".join(map(str, _OLDEST))
+                text = f"Python {version} is too old: {oldest} is the oldest that can be examined"
+                raise _NoStart(text, version) from None
+            raise _NoStart(str(error)) from None
         finally:
             setting.children.end(child)
 
@@ -247,7 +255,7 @@ def _message(line: bytes) -> _Start | Stage | None:
 
 
 def _too_old(python: Path, folder: str) -> str | None:
-    """That ``python`` is too old for the script, in words; None where it is not, or does not say."""
+    """The version of ``python`` where it is too old for the script; None where it is not, or does not say."""
     command = [str(python), "-c", "import sys; print(sys.version_info[:2])"]
     try:
         done = subprocess.run(
@@ -258,9 +266,7 @@ def _too_old(python: Path, folder: str) -> str | None:
     found = re.search(rb"\((\d+), (\d+)\)\s*$", done.stdout[-_TAIL:])
     if found is None or (version := (int(found[1]), int(found[2]))) >= _OLDEST:
         return None
-    return (
-        f"Python {version[0]}.{version[1]} is too old: {'.'.join(map(str, _OLDEST))} is the oldest that can be examined"
-    )
+    return f"{version[0]}.{version[1]}"
 
 
 def _cut_off(current: _Start, status: Literal["timeout", "crashed"], error: str, log: Path, seconds: float) -> Stage:

@@ -28,6 +28,8 @@ def start(facts: Facts) -> Verdict:
         text += f"; it was made from the Python in {home}"
         if not Path(home).exists():
             text += ", which is gone"
+    if facts.report.too_old:
+        return fail(text, shell.setup(facts, "--python", ".".join(map(str, _NEWEST_COURSE))))
     return fail(text, shell.setup(facts, *(("--repair",) if facts.record else ())))
 
 
