@@ -330,7 +330,7 @@ def test_a_dead_proxy(run: Run, build: Build, monkeypatch: pytest.MonkeyPatch) -
         port = probe.getsockname()[1]
     monkeypatch.setenv("HTTPS_PROXY", f"http://somebody:hunter22@127.0.0.1:{port}")
     found = diagnosed(run, env, "network.proxy", "fail", "--verbose")
-    assert f"names the proxy http://127.0.0.1:{port}: Connection refused" in found["detail"]
+    assert f"names the proxy http://***@127.0.0.1:{port}: Connection refused" in found["detail"]
     obeyed(found["fix"], env, "network.proxy")
 
 
