@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from pathlib import Path
 
 from dlenv.console import command_line
 from dlenv.doctor.facts import Facts
 
-__all__ = ["admin", "end", "export", "move", "restart", "setup", "unset"]
+__all__ = ["admin", "end", "export", "move", "restart", "setup", "unset", "uv"]
 
 _WINDOWS = os.name == "nt"
 
@@ -49,6 +50,13 @@ def admin(*words: object) -> str:
 def restart() -> str:
     """Restart the machine."""
     return "shutdown /r /t 0" if _WINDOWS else "sudo reboot"
+
+
+def uv(*words: object) -> str:
+    """A command for uv: the user's, or the one that dlenv brings. Raises ``SetupError`` where that is gone."""
+    from dlenv.managers.uv import program
+
+    return command_line("uv" if shutil.which("uv") else program(), *words)
 
 
 def setup(facts: Facts, *words: object) -> str:

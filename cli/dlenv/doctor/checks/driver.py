@@ -57,7 +57,10 @@ def nvml(facts: Facts) -> Verdict:
         ),
         "blocked": ("the operating system or its container keeps the driver from answering", shell.restart()),
         "timeout": ("the driver does not answer", shell.restart()),
-        "crashed": ("NVIDIA's library crashes when it is asked", f"reinstall the driver: {_installation(machine)}"),
+        "crashed": (
+            "NVIDIA's library crashes when it is asked, as where it was installed in part",
+            _installation(machine),
+        ),
     }.get(status, ("the driver can't be asked", "nvidia-smi"))
     return fail(f"{detail}{said}", fix)
 

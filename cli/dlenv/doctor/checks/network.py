@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from pathlib import Path
 from typing import Literal
 
@@ -46,12 +45,12 @@ def certificates(facts: Facts) -> Verdict:
 
 def packages(facts: Facts) -> Verdict:
     """Whether the package index answers that pip and uv are set to."""
-    return _reached(facts, "packages", "dlenv setup --mirror auto finds a mirror that answers")
+    return _reached(facts, "packages", shell.setup(facts, "--mirror", "auto"))
 
 
 def pytorch(facts: Facts) -> Verdict:
     """Whether PyTorch's own index answers; without it the package index's wheel has to do."""
-    return _reached(facts, "pytorch", "dlenv setup takes a mirror, or the package index's own wheel, by itself")
+    return _reached(facts, "pytorch", shell.setup(facts, "--mirror", "auto"))
 
 
 def course(facts: Facts) -> Verdict:
@@ -76,8 +75,7 @@ def _reached(facts: Facts, purpose: Literal["packages", "pytorch", "course"], fi
 
 def _system_certificates() -> str:
     """The system's file of certificates, to which an organisation adds its own; where it is on Debian if it is not."""
-    places = (ssl.get_default_verify_paths().openssl_cafile, *_BUNDLES)
-    return next((place for place in places if Path(place).is_file()), _BUNDLES[0])
+    return next((place for place in _BUNDLES if Path(place).is_file()), _BUNDLES[0])
 
 
 def _points(facts: Facts, purpose: str) -> list[Endpoint]:

@@ -240,8 +240,7 @@ def _away(facts: Facts, names: list[str]) -> str:
             shadowed.setdefault(folder, []).append(name)
     python = ("--python", facts.target.python)
     return " && ".join(
-        command_line("uv", "pip", "uninstall", *python, "--target", folder, *found)
-        for folder, found in shadowed.items()
+        shell.uv("pip", "uninstall", *python, "--target", folder, *found) for folder, found in shadowed.items()
     )
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
-from dlenv.console import command_line
 from dlenv.doctor import shell
 from dlenv.doctor.facts import Facts
 from dlenv.doctor.model import Verdict, fail, ok, skip, warn
@@ -31,7 +30,7 @@ def platform(facts: Facts) -> Verdict:
     if machine.python_emulated:
         return warn(f"{where}: the Python is made for x86_64 and emulated, which is slow", "install a Python for arm64")
     if machine.os == "macos" and machine.arch == "x86_64":
-        last = command_line("uv", "pip", "install", "--python", facts.target.python, "torch==2.2.2", "numpy<2")
+        last = shell.uv("pip", "install", "--python", facts.target.python, "torch==2.2.2", "numpy<2")
         return warn(f"{where}: PyTorch's last wheel for Intel Macs is 2.2.2", last)
     if machine.arch not in ("x86_64", "aarch64", "arm64") or machine.os == "other":
         return fail(f"{where}: PyTorch has no wheels for this", "build PyTorch from source, or use another machine")
@@ -84,7 +83,7 @@ def _room(full: Disk, disks: list[Disk]) -> str:
     best = max(disks, key=lambda disk: disk.free_mib)
     beside = Path(best.path).parent
     if best.free_mib < _ROOM_MIB or full.purpose not in ("temporary", "cache"):
-        return command_line("uv", "cache", "prune")
+        return shell.uv("cache", "prune")
     return (
         shell.export(TMPDIR=beside) if full.purpose == "temporary" else shell.export(UV_CACHE_DIR=beside / "uv-cache")
     )
