@@ -42,7 +42,7 @@ def command(
     """Examine this machine and an environment; change nothing without --fix.
 
     The environment is the active one (VIRTUAL_ENV, CONDA_PREFIX), else .venv in the current folder, else that of the
-    Python that runs dlenv. Exit code 1 if something fails.
+    Python that runs dlenv; conda's base comes last. Exit code 1 if something fails.
     """
     from dlenv.doctor import report as reports
     from dlenv.doctor.examine import examine

@@ -77,7 +77,8 @@ def _by_conda(facts: Facts, requirements: Sequence[str], again: Sequence[str], w
     ]
     commands = []
     if of_conda:
-        anew = ["--force-reinstall"] if set(again) - by_pip else []
+        is_there = any(facts.copies(name) for name in again if name not in by_pip)
+        anew = ["--force-reinstall"] if is_there else []
         commands.append(command_line("conda", "install", "--prefix", facts.target.env, *anew, *of_conda))
     if of_pip:
         commands.append(str(_by_uv(facts, of_pip, [name for name in again if name in by_pip], words)))
