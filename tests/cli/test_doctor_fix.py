@@ -109,7 +109,7 @@ def test_a_strangers_modules_do_not_run(env: Path, tmp_path: Path, monkeypatch: 
 
 
 def test_a_strangers_settings_are_not_obeyed(
-    env: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    env: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "pyproject.toml").write_text("[tool.uv]\nrequired-version = '==0.0.7'\n")
@@ -117,7 +117,7 @@ def test_a_strangers_settings_are_not_obeyed(
     monkeypatch.setenv("UV_OFFLINE", "1")
     words = ("uv", "pip", "install", "--python", str(env / "bin" / "python"), "dlenv-has-no-such-package")
     assert fix.carry_out(Repair.of(words)) is False
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     assert "failed: " in said
     assert "0.0.7" not in said
 
