@@ -53,7 +53,12 @@ def is_gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def test_an_interruption_ends_the_probe_and_leaves_nothing(env: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "Interrupted."), (signal.SIGTERM, 143, "Terminated")]
+)
+def test_an_interruption_ends_the_probe_and_leaves_nothing(
+    env: Path, tmp_path: Path, number: signal.Signals, code: int, word: str
+) -> None:
     sign = tmp_path / "pid"
     put(env, "torch", f"import os, time\nopen({str(sign)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)")
     (tmp_path / "scratch").mkdir()
@@ -63,11 +68,11 @@ def test_an_interruption_ends_the_probe_and_leaves_nothing(env: Path, tmp_path: 
     )
     try:
         child = int(appeared(sign))
-        doctor.send_signal(signal.SIGINT)
+        doctor.send_signal(number)
         _, said = doctor.communicate(timeout=20)
     finally:
         doctor.kill()
-    assert (doctor.returncode, said) == (130, "\nInterrupted.\n")
+    assert (doctor.returncode, said.strip()) == (code, word)
     assert is_gone(child)
     assert list((tmp_path / "scratch").iterdir()) == []
 

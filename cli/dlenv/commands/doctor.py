@@ -12,6 +12,7 @@ from typing import Literal
 import click
 
 from dlenv.console import print_json, print_table, say
+from dlenv.interruption import unwinding
 
 
 @click.command(short_help="Say what is wrong with this machine or environment, and how to put it right.")
@@ -26,6 +27,7 @@ from dlenv.console import print_json, print_table, say
 @click.option("--offline", is_flag=True, help="Ask nothing of the network.")
 @click.option("-v", "--verbose", is_flag=True, help="Show also what is fine, and what was skipped.")
 @click.argument("more", nargs=-1, metavar="[ID]...")
+@unwinding()
 def command(
     env: Path | None,
     python: Path | None,

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from dlenv.console import print_json, print_table, say
+from dlenv.interruption import unwinding
 
 
 @click.command("run")
@@ -28,6 +29,7 @@ from dlenv.console import print_json, print_table, say
 )
 @click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Put copies with their outputs here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@unwinding()
 def command(
     chapters: tuple[str, ...],
     env: Path | None,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -15,6 +12,7 @@ from click.core import ParameterSource
 
 from dlenv.console import print_json, say
 from dlenv.errors import UsageError
+from dlenv.interruption import unwinding
 
 if TYPE_CHECKING:
     from dlenv.environment.record import Record
@@ -77,6 +75,7 @@ _BUILD = re.compile(r"cpu|mps|xpu|cu\d{2,3}|rocm\d+(\.\d+)*")
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@unwinding()
 def command(**given: Any) -> int:
     """Look at this machine, plan the newest PyTorch that it can really run, build the environment and prove it.
 
@@ -87,7 +86,6 @@ def command(**given: Any) -> int:
     from dlenv.setup import run, show
 
     options = _options(given)
-    _end_on_terminate()
     machine, plan = run.planned(options)
     if not given["download"]:
         options = run.placed(options, plan)
@@ -219,16 +217,3 @@ def _gpus(words: tuple[str, ...]) -> tuple[int, ...] | None:
             f"--gpu {','.join(values)} is not understood; give indices as nvidia-smi counts them, auto or none"
         )
     return tuple(sorted({int(value) for value in values}))
-
-
-def _end_on_terminate() -> None:
-    """SIGTERM and a terminal that is closed unwind like Ctrl-C, so that what is half built is removed."""
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        with contextlib.suppress(OSError):  # the terminal may be gone
-            say("Terminated")
-        sys.exit(128 + number)
-
-    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), end)

@@ -30,8 +30,9 @@ def client(timeout: httpx.Timeout) -> httpx.Client:
         return httpx.Client(timeout=timeout, follow_redirects=True, headers=headers)
     except ImportError:
         raise Unreachable("a SOCKS proxy is set, which this needs socksio for: pip install socksio") from None
-    except (ValueError, httpx.InvalidURL) as error:
-        raise Unreachable(f"the proxy in the environment can't be used ({error}); correct or unset it") from None
+    except (ValueError, httpx.InvalidURL):  # its text may hold the proxy's password
+        names = [name for name in os.environ if name.lower().endswith("_proxy") and os.environ[name]]
+        raise Unreachable(f"{' or '.join(names)} holds no address of a proxy; correct or unset it") from None
     except OSError as error:
         names = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
         raise Unreachable(f"the certificates of {' and '.join(names)} can't be read ({error.strerror})") from None
