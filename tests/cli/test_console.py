@@ -8,10 +8,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from conftest import Run
 from test_layout import make
 from test_layout import record as written
 
+from conftest import Run
 from dlenv.console import command_line, echo, say
 from dlenv.plan import Candidate
 from dlenv.plan.model import Course

@@ -7,9 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from conftest import Run
 from test_layout import make
 
+from conftest import Run
 from dlenv.catalog.courses import courses
 from dlenv.environment.layout import Home
 

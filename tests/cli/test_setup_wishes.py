@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import Run
 from http_server import Page, Server, dead_address
 from test_layout import make
 from test_layout import record as written
 from test_notebooks_fetch import whole_course
 
+from conftest import Run
 from dlenv.environment.layout import Home, executable
 from dlenv.environment.record import Record
 from dlenv.errors import NoEnvironment, SetupError, UsageError
