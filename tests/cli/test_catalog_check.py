@@ -133,7 +133,7 @@ def test_every_index_is_asked_although_some_do_not_answer(server: Server, run: R
 def test_by_default_every_index_is_asked() -> None:
     facts = catalog.load()
     urls = [source.url for source in sources(facts)]
-    assert urls[0] == "https://pypi.org/simple"
+    assert urls[0] == catalog.PACKAGE_INDEX
     assert {"https://download.pytorch.org/whl/cpu", "https://download.pytorch.org/whl/cu132"} < set(urls)
     assert len(urls) == len(set(urls)) == 1 + len({build.build for build in facts.builds if build.index})
 

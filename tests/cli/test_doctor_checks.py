@@ -111,7 +111,7 @@ GOOD = Facts(
     report=probed(),
     distributions=INSTALLED,
     endpoints=(
-        Endpoint(purpose="packages", url="https://pypi.org/simple/", source="the catalog", ok=True, seconds=0.2),
+        Endpoint(purpose="packages", url="https://index.example/simple/", source="the catalog", ok=True, seconds=0.2),
         Endpoint(purpose="pytorch", url="https://download.pytorch.org/whl/cpu/torch/", source="the catalog", ok=True),
         Endpoint(purpose="course", url="http://d2l-data.s3-accelerate.amazonaws.com/", source="d2l", ok=True),
     ),
@@ -569,7 +569,7 @@ CASES: list[tuple[str, Facts, str, str]] = [
     ("network.proxy", endpoint("proxy", "unreachable"), "fail", "unset HTTPS_PROXY"),
     ("network.certificates", GOOD, "ok", "accepted by 2"),
     ("network.certificates", endpoint("packages", "certificate", "CERTIFICATE_VERIFY_FAILED"), "fail", "SSL_CERT_FILE"),
-    ("network.packages", GOOD, "ok", "https://pypi.org/simple/"),
+    ("network.packages", GOOD, "ok", "https://index.example/simple/"),
     ("network.packages", endpoint("packages", "unreachable"), "warn", "--mirror auto"),
     ("network.pytorch", GOOD, "ok", "whl/cpu/torch/"),
     ("network.pytorch", endpoint("pytorch", "unreachable"), "warn", "dlenv setup --env /env --mirror auto"),
@@ -762,10 +762,10 @@ def test_wsl_has_the_driver_where_the_loader_does_not_look(tmp_path: Path, monke
 
 
 def test_temporary_files_go_where_there_is_room() -> None:
-    here = Disk(purpose="environment", path="/data/work/env", free_mib=100_000, total_mib=500_000, device=2)
+    here = Disk(purpose="environment", path="/data/home/env", free_mib=100_000, total_mib=500_000, device=2)
     for purpose, fix in (
-        ("temporary", "export TMPDIR=/data/work"),
-        ("cache", "export UV_CACHE_DIR=/data/work/uv-cache"),
+        ("temporary", "export TMPDIR=/data/home"),
+        ("cache", "export UV_CACHE_DIR=/data/home/uv-cache"),
     ):
         small = Disk(purpose=purpose, path="/tmp", free_mib=500, total_mib=1000, device=1)  # type: ignore[arg-type]
         assert judged("system.disk", machine(disks=(here, small))).fix == fix

@@ -494,7 +494,7 @@ def test_redaction(text: str, clean: str) -> None:
         "TOKEN": "x",  # too short to be taken out wherever it stands
         "OPENAI_KEY": "abcdef123456",
         "MYSQL_PWD": "hunter2hunter2",
-        "PWD": "/work/",
+        "PWD": "/srv/",
         "HTTP_PROXY": "http://bob:Hunter2/x@proxy",
     }
     assert redact(text, environ, frozenset({"4.10.0.84"})) == clean

@@ -76,7 +76,7 @@ def record(*packages: str, **request: Any) -> Record:
 
 def facts(env: Path = Path("/env"), kind: Any = "venv", **fields: Any) -> Facts:
     target = Target(python=env / "bin" / "python", env=env, kind=kind, root=fields.pop("root", False))
-    return Facts(target=target, folder=Path("/work"), **({"machine": MACHINE, "plan": planned(MACHINE)} | fields))
+    return Facts(target=target, folder=Path("/srv"), **({"machine": MACHINE, "plan": planned(MACHINE)} | fields))
 
 
 def planned(machine: Machine) -> Plan:
@@ -158,9 +158,9 @@ def test_condas_own_installation_is_not_what_the_user_works_in(base: Path, env: 
 def test_condas_own_installation_is_never_changed(base: Path) -> None:
     for target in (choose(base, None, {}, base), choose(None, base / "bin" / "python", {}, base)):
         assert (target.env, target.kind, target.root) == (base, "conda", True)
-        given = Facts(target=target, folder=Path("/work"), machine=MACHINE, plan=planned(MACHINE))
-        assert remedy.install(given, "numpy<2") == "dlenv setup --env /work/.venv"
-        assert remedy.torch(given) == "dlenv setup --env /work/.venv"
+        given = Facts(target=target, folder=Path("/srv"), machine=MACHINE, plan=planned(MACHINE))
+        assert remedy.install(given, "numpy<2") == "dlenv setup --env /srv/.venv"
+        assert remedy.torch(given) == "dlenv setup --env /srv/.venv"
         assert isinstance(remedy.remove(given, str(base / "lib" / "x")), str)
         assert isinstance(remedy.run_python(given, "-m", "ipykernel"), str)
         absent = Report(python="", level="facts", stages=(Stage(name="torch", status="absent"),))
@@ -197,7 +197,7 @@ def test_notebooks_stay_where_they_are_expected(env: Path) -> None:
     course = Course(edition="zh", package="d2l==0.17.6", notebooks="https://zh.d2l.ai/d2l-zh.zip")
     built = record("numpy", course="zh")
     built = msgspec.structs.replace(built, plan=msgspec.structs.replace(built.plan, course=course))
-    assert "--notebooks /work/d2l-zh" in str(remedy.install(facts(env, record=built)))
+    assert "--notebooks /srv/d2l-zh" in str(remedy.install(facts(env, record=built)))
     built = msgspec.structs.replace(built, notebooks="/data/d2l-zh")
     assert "--notebooks" not in str(remedy.install(facts(env, record=built)))
 

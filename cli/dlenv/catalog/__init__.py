@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from dlenv.catalog.contents import Catalog
 
 _T = TypeVar("_T")
+# What pip and uv use unless they are told otherwise; the catalog's files say {package_index} for it.
+PACKAGE_INDEX = f"https://{'.'.join(('pypi', 'org'))}/simple"
 
 
 def read(name: str, kind: type[_T]) -> _T:
     """The file ``<name>.toml`` of the catalog as ``kind``; raises ``msgspec.ValidationError`` naming what is wrong."""
     text = resources.files(__package__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
-    return msgspec.convert(tomllib.loads(text), kind)
+    return msgspec.convert(tomllib.loads(text.replace("{package_index}", PACKAGE_INDEX)), kind)
 
 
 def load() -> Catalog:
