@@ -26,7 +26,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from dlenv import __version__, probe
+from dlenv import __version__
 from dlenv.catalog.courses import courses
 from dlenv.console import say
 from dlenv.environment.distributions import installed
@@ -36,8 +36,8 @@ from dlenv.machine import Machine
 from dlenv.managers import uv
 from dlenv.managers.source import Source
 from dlenv.plan import Plan
-from dlenv.probe import Report, Stage
-from dlenv.setup import own, sources
+from dlenv.probe import Report
+from dlenv.setup import own, proof, sources
 from dlenv.setup.model import Options, Outcome
 
 # The site itself is what notebooks are opened with.
@@ -281,25 +281,11 @@ def _undo(python: Path, before: Mapping[str, str], after: Mapping[str, str]) -> 
 
 def _prove(python: Path, plan: Plan, undo: str) -> Report:
     """Try what is there now, telling each step; raises ``ProofFailed``."""
-
-    def told(stage: Stage) -> None:
-        say(f"  {stage.name}: {stage.status} ({stage.seconds:.1f} s){f': {stage.error}' if stage.error else ''}")
-
     say("Proving that it works")
-    edition = plan.course.edition if plan.course else None
-    report = probe.run(
-        python,
-        level="proof",
-        gpus=plan.gpus,
-        devices=plan.devices,
-        course=edition,
-        extras=plan.extras,
-        told=told,
-    )
-    if not report.ok:
-        reasons = "; ".join(f"{stage.name}: {stage.error or stage.status}" for stage in report.failures)
+    report, faults = proof.tried(python, plan)
+    if faults:
         added = f"; what was added can be taken away by: {undo}" if undo else ""
-        raise ProofFailed(f"the course does not work here ({report.problem or reasons}){added}")
+        raise ProofFailed(f"the course does not work here ({faults}){added}")
     return report
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from dlenv import __version__, probe
+from dlenv import __version__
 from dlenv.console import command_line, say
 from dlenv.environment.layout import Home, executable, remove
 from dlenv.environment.record import Package, Record, fingerprint
@@ -19,8 +19,8 @@ from dlenv.managers import install, uv
 from dlenv.managers.source import Source, Sources
 from dlenv.notebooks import kernel
 from dlenv.plan import Candidate, Plan
-from dlenv.probe import Report, Stage
-from dlenv.setup import own, sources
+from dlenv.probe import Report
+from dlenv.setup import own, proof, sources
 from dlenv.setup.model import Options, Outcome
 
 # Makes an empty environment: (where, interpreter's version, variables for each source of it) -> its Python.
@@ -71,27 +71,10 @@ def prove(python: Path, plan: Plan, torch: Candidate) -> Report:
 
     Raises ``ProofFailed`` naming what does not work.
     """
-
-    def told(stage: Stage) -> None:
-        if stage.status == "absent":  # a failure where it is needed, and nothing to talk about where not
-            return
-        say(f"  {stage.name}: {stage.status} ({stage.seconds:.1f} s){f': {stage.error}' if stage.error else ''}")
-
-    edition = plan.course.edition if plan.course else None
-    report = probe.run(
-        python,
-        level="proof",
-        gpus=plan.gpus,
-        devices=plan.devices,
-        expect=torch,
-        course=edition,
-        extras=plan.extras,
-        told=told,
-    )
-    if not report.ok:
-        reasons = "; ".join(f"{stage.name}: {stage.error or stage.status}" for stage in report.failures)
+    report, faults = proof.tried(python, plan, torch)
+    if faults:
         raise ProofFailed(
-            f"the environment was built, but does not work ({report.problem or reasons}); it was removed, and what was "
+            f"the environment was built, but does not work ({faults}); it was removed, and what was "
             "there before is as it was; dlenv doctor may say more about this machine"
         )
     return report
