@@ -73,12 +73,11 @@ def code(child: subprocess.Popen[bytes]) -> int | None:
 
 def end(child: subprocess.Popen[bytes]) -> None:
     """End ``child`` and what it started, also what went into sessions of its own, as Jupyter's kernels do."""
+    _signal(child, "SIGSTOP")  # what is listed next starts nothing more
     descendants: list[psutil.Process] = []
     with contextlib.suppress(psutil.Error):
         descendants = psutil.Process(child.pid).children(recursive=True)
-    if sys.platform != "win32":
-        with contextlib.suppress(OSError):
-            os.killpg(child.pid, signal.SIGKILL)
+    _signal(child, "SIGKILL")
     for process in descendants:
         with contextlib.suppress(psutil.Error):
             process.kill()
@@ -86,6 +85,13 @@ def end(child: subprocess.Popen[bytes]) -> None:
         child.kill()
     with contextlib.suppress(subprocess.TimeoutExpired):  # a process that waits for a dead disk can't be killed
         child.wait(_PATIENCE_S)
+
+
+def _signal(child: subprocess.Popen[bytes], name: str) -> None:
+    """Send a signal to the session of ``child``, where there are such."""
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):
+            os.killpg(child.pid, signal.Signals[name])
 
 
 def reason(code: int | None) -> str:

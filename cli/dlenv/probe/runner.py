@@ -43,6 +43,7 @@ _NEEDS = {
 }
 _TAIL = 8000  # bytes of a log that are kept as evidence
 _LONGEST_LINE = 1 << 20  # bytes; a stage's facts with its output and traceback take a few ten thousand
+_MOST_OUTPUT = 1 << 22  # bytes; what says more is not the script: looking at its lines would only slow the rest
 # Seconds in which any Python starts and describes itself, also from a cold disk; what is none may never say a word.
 _START_LIMIT_S, _VERSION_LIMIT_S = 20.0, 10.0
 _OLDEST = (3, 8)  # that the script runs on
@@ -231,10 +232,14 @@ def _messages(child: subprocess.Popen[bytes]) -> queue.Queue[_Start | Stage | No
     stream = child.stdout
 
     def read() -> None:
+        left = _MOST_OUTPUT
         with stream:
-            while line := stream.readline(_LONGEST_LINE):  # a program that is no Python may never end one
+            while left > 0 and (line := stream.readline(_LONGEST_LINE)):  # what is no Python may never end one
+                left -= len(line)
                 if message := _message(line):
                     messages.put(message)
+            while stream.read(_LONGEST_LINE):
+                pass
         messages.put(None)
 
     threading.Thread(target=read, daemon=True).start()
