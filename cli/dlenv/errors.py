@@ -19,6 +19,7 @@ internals (paths of the service, stack traces, class names).
     │   ├── ModelInvalid          400   1   a model in the repository is damaged or refused
     │   └── ModelNotFound         404   1   no such model, or no such version of it
     ├── StartError                500   1   the service can't start (port taken, Ray not usable, ...)
+    ├── BenchError                500   1   a service can't be measured (not reached, no inference service, ...)
     └── RequestError              400   1   an HTTP request that can't be answered
         ├── Forbidden             403   1   another web page asked for something that changes the service
         ├── NotFound              404   1   no such path
@@ -39,6 +40,7 @@ from typing import ClassVar
 
 __all__ = [
     "ArchiveRefused",
+    "BenchError",
     "BodyTimeout",
     "DataError",
     "DeadlineExceeded",
@@ -136,6 +138,10 @@ class ModelNotFound(RepositoryError):
 
 class StartError(DlenvError):
     """The service can't start."""
+
+
+class BenchError(DlenvError):
+    """A service can't be measured: it can't be reached, or does not speak the protocol."""
 
 
 class RequestError(DlenvError):
