@@ -33,12 +33,18 @@ def needs(extra: str) -> Iterator[None]:
 
 def say(text: str) -> None:
     """One line of talk, to stderr."""
-    click.echo(_shown(text), err=True)
+    # Not err=True, by which click writes past what rich puts there while it draws a bar.
+    click.echo(shown(text), file=sys.stderr)
 
 
 def echo(text: str) -> None:
     """A result for people, to stdout."""
-    click.echo(_shown(text))
+    click.echo(shown(text))
+
+
+def shown(text: str) -> str:
+    """``text`` as it can be shown on a terminal, with its lines as they are: a program's error may have several."""
+    return "\n".join(_printable(line) for line in text.replace("\r\n", "\n").split("\n"))
 
 
 def command_line(*words: object) -> str:
@@ -74,11 +80,6 @@ def parse_reference(value: str) -> tuple[str, int | None]:
     if slash and not re.fullmatch(r"[1-9][0-9]{0,8}", version):
         raise UsageError(f"{value!r} is not NAME or NAME/VERSION with a version such as 1")
     return name, int(version) if slash else None
-
-
-def _shown(text: str) -> str:
-    """Like ``_printable``, with its lines as they are: a program's error may have several."""
-    return "\n".join(_printable(line) for line in text.replace("\r\n", "\n").split("\n"))
 
 
 def _printable(text: str) -> str:

@@ -302,3 +302,28 @@ def test_progress_in_a_pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     output = capsys.readouterr()
     assert output.err == "file.zip: 21.0 MB of 60.0 MB, 1.0 MB/s, 39 s left\n"
     assert output.out == ""
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "line"),
+    [
+        (20_000_000, 3_400_000_000, "20.0 MB of 3.4 GB, 1.0 MB/s, about 56 min left"),
+        (60_000_000, 60_000_000, "60.0 MB"),  # something is done with it, and nobody knows how long that takes
+        (20_000_000, None, "20.0 MB, 1.0 MB/s"),
+        (0, None, None),
+    ],
+)
+def test_progress_in_a_pipe_says_what_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    done: int,
+    total: int | None,
+    line: str | None,
+) -> None:
+    clock = iter([0.0, 0.0, 20.0])
+    monkeypatch.setattr("dlenv.network.progress.time.monotonic", lambda: next(clock, 20.0))
+    with DownloadProgress("x") as progress:
+        progress(0, total)
+        progress.rename("file.zip")
+        progress(done, total)
+    assert capsys.readouterr().err == (f"file.zip: {line}\n" if line else "file.zip\n")

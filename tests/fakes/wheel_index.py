@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import random
 import zipfile
 from collections.abc import Sequence
 
@@ -12,8 +13,8 @@ from http_server import Page, Server
 from packaging.utils import canonicalize_name
 
 
-def wheel(name: str, version: str, tag: str, requires: Sequence[str] = ()) -> tuple[str, bytes, bytes]:
-    """A wheel with one module that holds its tag: its file name, content, and metadata."""
+def wheel(name: str, version: str, tag: str, requires: Sequence[str] = (), size: int = 0) -> tuple[str, bytes, bytes]:
+    """A wheel with one module that holds its tag, and ``size`` bytes of data: its file name, content, and metadata."""
     module = name.replace("-", "_")
     info = f"{module}-{version}.dist-info"
     lines = [
@@ -30,6 +31,8 @@ def wheel(name: str, version: str, tag: str, requires: Sequence[str] = ()) -> tu
         f"{info}/METADATA": metadata,
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\n{tags}".encode(),
     }
+    if size:
+        files[f"{module}.bin"] = random.Random(name).randbytes(size)
     rows = [f"{path},sha256={_digest(data)},{len(data)}" for path, data in files.items()]
     files[f"{info}/RECORD"] = "\n".join([*rows, f"{info}/RECORD,,", ""]).encode()
     buffer = io.BytesIO()
@@ -39,12 +42,23 @@ def wheel(name: str, version: str, tag: str, requires: Sequence[str] = ()) -> tu
     return f"{module}-{version}-{tag}.whl", buffer.getvalue(), metadata
 
 
-def add(server: Server, name: str, version: str, *tags: str, requires: Sequence[str] = ()) -> None:
-    """Put one version of a package, with a wheel for each tag, on the index at ``/simple`` of ``server``."""
+def add(
+    server: Server,
+    name: str,
+    version: str,
+    *tags: str,
+    requires: Sequence[str] = (),
+    size: int = 0,
+    pause: float = 0.0,
+) -> None:
+    """Put one version of a package, with a wheel for each tag, on the index at ``/simple`` of ``server``.
+
+    Its files hold ``size`` bytes of data, and come with ``pause`` seconds after each KiB.
+    """
     links = []
     for tag in tags or ("py3-none-any",):
-        file, content, metadata = wheel(name, version, tag, requires)
-        server.pages[f"/files/{file}"] = Page(content)
+        file, content, metadata = wheel(name, version, tag, requires, size)
+        server.pages[f"/files/{file}"] = Page(content, pause=pause)
         server.pages[f"/files/{file}.metadata"] = Page(metadata)
         sha256 = hashlib.sha256(content).hexdigest()
         known = f"sha256={hashlib.sha256(metadata).hexdigest()}"

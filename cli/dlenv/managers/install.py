@@ -79,9 +79,12 @@ def read(file: Path) -> Lock:
     return Lock(file=file, packages=tuple(packages), size=sum(sizes) if all(sizes) else None)
 
 
-def install(python: Path, packages: Sequence[Package], source: Source, folder: Path) -> None:
+def install(
+    python: Path, packages: Sequence[Package], source: Source, folder: Path, *, size: int | None = None
+) -> None:
     """Install exactly these packages, each file checked against the hashes that are known; raises ``uv.Failed``.
 
+    ``size`` are the bytes of all files, where those are known; it serves to say how long it will take.
     By name, version and hash, not by the lock's addresses: uv finds what it has cached, and another mirror will do.
     """
     lines = []
@@ -98,7 +101,7 @@ def install(python: Path, packages: Sequence[Package], source: Source, folder: P
         # Every package is bound to its version and hash, so it does not matter which index gives it.
         words += ["--index-strategy", "unsafe-best-match"]
         words += ["--find-links" if source.flat else "--extra-index-url", source.torch_index]
-    uv.run(words, source.environment, show=True)
+    uv.run(words, source.environment, show=True, full=(len(packages), size) if size else None)
 
 
 def _check_build(lock: Lock, source: Source) -> None:

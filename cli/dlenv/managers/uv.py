@@ -10,14 +10,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dlenv.console import say
 from dlenv.errors import SetupError
 from dlenv.managers import terminal, uv_settings
+from dlenv.managers.talk import Talk
 from dlenv.managers.uv_settings import environ as environ
 from dlenv.network.http import redacted
+from dlenv.network.progress import DownloadProgress
 
 _INSTALLED = " + "  # a line for each of a few hundred packages, which the environment's record holds
 _TAIL = 25  # lines of uv's talk that an error repeats
@@ -55,14 +56,16 @@ def run(
     extra: Mapping[str, str] = {},
     *,
     show: bool = False,
+    full: tuple[int, int] | None = None,
     project: Path | None = None,
     settings: Mapping[str, object] = {},
 ) -> str:
     """Run ``uv`` with these words, every path among them absolute; its standard output.
 
-    ``show`` passes its talk through, bars and all on a terminal, and returns nothing of it. ``project`` is the folder
-    whose ``pyproject.toml`` counts: none, unless it is given, since uv would take sources from the one that the user
-    happens to be in. ``settings`` are those of a ``uv.toml``; of the user's own, see ``uv_settings``.
+    ``show`` passes its lines through, with the progress of all its downloads in one, and returns nothing of it;
+    ``full`` are the packages to be installed and the bytes of all their files, where those are known. ``project`` is
+    the folder whose ``pyproject.toml`` counts: none, unless it is given, since uv would take sources from the one that
+    the user happens to be in. ``settings`` are those of a ``uv.toml``; of the user's own, see ``uv_settings``.
 
     Raises ``Failed`` with the end of the talk, ``Hopeless`` where that tells that no other source will do.
     """
@@ -70,7 +73,11 @@ def run(
         file = Path(scratch) / "uv.toml"
         file.write_text(uv_settings.configuration(extra, settings), encoding="utf-8")
         command = [program(), *map(str, words), "--config-file", str(file)]
-        return _run(command, uv_settings.environ(extra), project or Path(Path.cwd().anchor), show)
+        environment, cwd = uv_settings.environ(extra), project or Path(Path.cwd().anchor)
+        if show:
+            _show(command, environment, cwd, full)
+            return ""
+        return _run(command, environment, cwd)
 
 
 def _failure(talk: str) -> Failed:
@@ -81,40 +88,57 @@ def _failure(talk: str) -> Failed:
     return Hopeless(text) if conflict or any(full in words for full in _DISK_FULL) else Failed(text)
 
 
-def _run(command: Sequence[str], environment: Mapping[str, str], cwd: Path, show: bool) -> str:
-    if show and sys.stderr.isatty():
-        status, talk = terminal.run(command, environment, cwd)
-        if status:
-            raise type(_failure(talk))("see what uv says above")
-        return ""
+def _show(command: Sequence[str], environment: Mapping[str, str], cwd: Path, full: tuple[int, int] | None) -> None:
+    seen = sys.stderr.isatty()
+    if seen and sys.platform == "win32":  # there uv's bars are to be had on the user's own terminal alone
+        status, said = subprocess.run(command, env=environment, cwd=cwd, stdout=subprocess.DEVNULL).returncode, []
+    else:
+        status, said = _followed(command, environment, cwd, full)
+    if status:
+        failure = _failure("\n".join(said))
+        raise type(failure)("see what uv says above") if seen else failure
+
+
+def _followed(
+    command: Sequence[str], environment: Mapping[str, str], cwd: Path, full: tuple[int, int] | None
+) -> tuple[int, list[str]]:
+    """Run the command, showing its lines and progress; its exit status and lines."""
+    talk = Talk(terminal.COLUMNS, full)
+    said: list[str] = []
+    with DownloadProgress("Packages") as progress:
+
+        def tell(lines: Sequence[str]) -> None:
+            said.extend(lines)
+            for line in lines:
+                if not line.startswith(_INSTALLED):
+                    progress.say(redacted(line.rstrip()))
+
+        def read(text: str) -> None:
+            tell(talk.feed(text))
+            progress.rename(talk.label or "Packages")
+            progress(talk.done, talk.total)
+
+        status = terminal.run(command, environment, cwd, read)
+        tell(talk.end())
+    return status, said
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str], cwd: Path) -> str:
     # uv writes UTF-8 on every system.
     with subprocess.Popen(
         command,
         env=environment,
         cwd=cwd,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT if show else subprocess.PIPE,
+        stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
     ) as process:
         try:
-            if show:
-                assert process.stdout is not None
-                lines = list(_passed_through(process.stdout))
-                process.wait()
-                output, talk = "", "".join(lines)
-            else:
-                output, talk = process.communicate()
+            output, talk = process.communicate()
         except BaseException:
             process.terminate()
             raise
     if process.returncode:
         raise _failure(talk)
     return output
-
-
-def _passed_through(lines: Iterable[str]) -> Iterable[str]:
-    for line in lines:
-        if not line.startswith(_INSTALLED):
-            say(redacted(line.rstrip()))
-        yield line

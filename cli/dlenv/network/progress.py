@@ -7,8 +7,9 @@ import time
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.text import Text
 
-from dlenv.console import say
+from dlenv.console import say, shown
 
 _EVERY = 10.0  # seconds between lines in a pipe
 
@@ -27,7 +28,7 @@ class DownloadProgress:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not console.is_interactive,  # nor can bars be drawn on a terminal that is "dumb"
         )
         self._task = self._bar.add_task(name, total=None)
         self._said = self._since = time.monotonic()
@@ -45,6 +46,13 @@ class DownloadProgress:
         self._name = name
         self._bar.update(self._task, description=name)
 
+    def say(self, line: str) -> None:
+        """One line of talk, above the bar."""
+        if self._bar.disable:
+            say(line)
+        else:
+            self._bar.console.print(Text(shown(line)), soft_wrap=True)
+
     def __call__(self, done: int, total: int | None) -> None:
         """``done`` of ``total`` bytes are there."""
         self._bar.update(self._task, completed=done, total=total)
@@ -55,10 +63,15 @@ class DownloadProgress:
             return
         self._said = now
         speed = (done - self._first) / max(now - self._since, 1e-3)
-        line = f"{self._name}: {decimal(done)}"
-        if total is not None:
+        line = f"{self._name}: {decimal(done)}" if done or total else self._name
+        if total is not None and done < total:
             line += f" of {decimal(total)}"
-        line += f", {decimal(int(speed))}/s"
-        if total is not None and speed > 0:
-            line += f", {(total - done) / speed:.0f} s left"
+        if done and done != total:
+            line += f", {decimal(int(speed))}/s"
+        if total is not None and done < total and speed > 0:
+            line += f", {_duration((total - done) / speed)} left"
         say(line)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"

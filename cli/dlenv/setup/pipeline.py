@@ -146,6 +146,7 @@ def _filled(
         python = create(path, plan.python, options.env.name, found)
         say(f"Installing torch {source.candidate.torch} ({source.candidate.build}) from {source.label}")
         try:
+            expected = None
             if options.record:
                 packages = options.record.packages
             else:
@@ -154,10 +155,10 @@ def _filled(
                 locked = install.lock(
                     ["--python", python], plan, source, scratch, requirements=needs, constraints=bounds
                 )
-                packages = locked.packages
+                packages, expected = locked.packages, locked.size
                 size = f", {locked.size / 1e6:,.0f} MB to download at most" if locked.size else ""
                 say(f"Resolved {len(packages)} packages{size}")
-            install.install(python, packages, source, scratch)
+            install.install(python, packages, source, scratch, size=expected)
         except uv.Failed as error:
             failures.append(f"{source.label}: {error}")
             say(f"{source.label} did not do: {error}")
