@@ -48,7 +48,7 @@ class Service:
         self.decoding = 0  # images that wait for a decoder or are in one
         self.metrics = Metrics(self)
         self._started = False
-        self._draining = False
+        self.draining = False
 
     async def startup(self, document: Document | None = None) -> None:
         """Load and warm up the models; the service is ready after it.
@@ -68,7 +68,7 @@ class Service:
         Requests that still come in are answered too, with ``Connection: close``, so that a client with a
         kept-alive connection loses nothing. Returns after ``drain_timeout_ms`` at the latest.
         """
-        self._draining = True
+        self.draining = True
         until = time.monotonic() + self.settings.drain_timeout_ms / 1000
         while self.in_flight and time.monotonic() < until:
             await asyncio.sleep(0.005)
@@ -88,7 +88,7 @@ class Service:
             self.check_health()
         except Unavailable:
             return False
-        return self._started and not self._draining
+        return self._started and not self.draining
 
     @property
     def queued_rows(self) -> int:
@@ -162,6 +162,18 @@ class Service:
         declared = header(scope, b"content-length")
         # A body without a length may turn out to have any that is allowed; a longer one is refused when it is read.
         size = min(int(declared), most) if declared is not None and declared.isascii() and declared.isdigit() else most
+        self.take_room(size)
+        try:
+            yield
+        finally:
+            self.body_bytes -= size
+
+    def take_room(self, size: int) -> None:
+        """Add ``size`` bytes to ``body_bytes``; whoever takes them gives them back by subtraction.
+
+        Raises:
+            Overloaded: there is no room for them.
+        """
         if self.body_bytes + size > self.settings.max_pending_bytes:
             raise Overloaded(
                 f"the bodies of waiting requests take {self.body_bytes} bytes and {size} more would pass the limit of "
@@ -169,10 +181,6 @@ class Service:
                 1,
             )
         self.body_bytes += size
-        try:
-            yield
-        finally:
-            self.body_bytes -= size
 
     def require_started(self) -> None:
         """Refuse a request that comes before the models are loaded or after they are gone.
@@ -191,7 +199,7 @@ class Service:
         self.in_flight += 1
         try:
             response = await self._answer(scope, receive)
-            await response.send(send, CLOSE if self._draining else ())
+            await response.send(send, CLOSE if self.draining else ())
         finally:
             self.in_flight -= 1
 
@@ -199,14 +207,19 @@ class Service:
         try:
             handler, arguments = routes.resolve(scope["method"], scope["path"])
             return await handler(self, scope, receive, **arguments)
-        except (RequestError, ModelInvalid, ModelNotFound) as error:
+        except Exception as error:  # noqa: BLE001 - every request is answered
+            return self.failed(error, scope["method"], scope["path"])
+
+    def failed(self, error: BaseException, method: str, path: str) -> Response:
+        """The answer to a request that ended with an error, which is counted."""
+        if isinstance(error, RequestError | ModelInvalid | ModelNotFound):
             self.errors[error.status] += 1
             return problem(error)
-        except Exception:  # other errors of ours too: their texts are for who runs the service, and name its folders
-            # The client learns nothing of the service's insides; the log has it all.
-            log.exception("%s %s failed", scope["method"], ascii(scope["path"]))
-            self.errors[500] += 1
-            return json_response({"error": "the service failed to answer this request; its log says why"}, 500)
+        # Other errors of ours too: their texts are for who runs the service, and name its folders. The client learns
+        # nothing of the service's insides; the log has it all.
+        log.error("%s %s failed", method, ascii(path), exc_info=error)
+        self.errors[500] += 1
+        return json_response({"error": "the service failed to answer this request; its log says why"}, 500)
 
 
 async def _other_protocol(scope: Scope, receive: Receive, send: Send) -> None:

@@ -14,14 +14,14 @@ import asyncio
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from dlenv.errors import DeadlineExceeded, Overloaded
 
-__all__ = ["Answer", "Batch", "Batcher", "Item", "Piece", "too_late"]
+__all__ = ["Answer", "Batch", "Batcher", "Item", "Outcome", "Piece", "too_late"]
 
 Array = npt.NDArray[Any]
 
@@ -31,21 +31,41 @@ class Answer(NamedTuple):
 
     probabilities: Array  # float32, (rows, classes)
     labels: Array  # int64, (rows,)
+    finite: bool = True  # False: the batch that these rows were in holds a number that is not
+
+
+class Outcome(Protocol):
+    """What becomes of an item: an :class:`asyncio.Future`, or something lighter with as much of its interface.
+
+    It belongs to an event loop: only that loop's thread may complete it.
+    """
+
+    def done(self) -> bool:
+        """Whether it is answered or cancelled."""
+
+    def set_result(self, result: Answer, /) -> None:
+        """Answer."""
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """Answer with an error."""
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that it belongs to."""
 
 
 class Item:
     """The rows of one request on their way through the queue.
 
     ``rows`` is ``(n, ...)`` in the model's input type, validated; ``deadline`` and ``queued`` are nanoseconds of
-    ``time.perf_counter_ns``. ``future`` belongs to the event loop: only that loop's thread may complete it.
+    ``time.perf_counter_ns``.
     """
 
-    __slots__ = ("count", "deadline", "done", "future", "parts", "queued", "rows", "started", "taken")
+    __slots__ = ("count", "deadline", "done", "outcome", "parts", "queued", "rows", "started", "taken")
 
-    def __init__(self, rows: Array, future: asyncio.Future[Answer], queued: int, deadline: int) -> None:
+    def __init__(self, rows: Array, outcome: Outcome, queued: int, deadline: int) -> None:
         self.rows = rows
         self.count = len(rows)
-        self.future = future
+        self.outcome = outcome
         self.queued = queued
         self.deadline = deadline
         self.started = 0  # when its first rows went to the device
@@ -55,7 +75,7 @@ class Item:
 
     def deliver(self, part: Answer) -> None:
         """Add the answer to the next rows; the request is answered with its last row."""
-        if self.future.done():  # cancelled, or past its deadline
+        if self.outcome.done():  # cancelled, or past its deadline
             return
         self.done += len(part.labels)
         if self.done < self.count:
@@ -63,13 +83,14 @@ class Item:
             return
         if self.parts:
             self.parts.append(part)
-            part = Answer(*(np.concatenate(arrays) for arrays in zip(*self.parts, strict=True)))
-        self.future.set_result(part)
+            probabilities, labels, finite = zip(*self.parts, strict=True)
+            part = Answer(np.concatenate(probabilities), np.concatenate(labels), all(finite))
+        self.outcome.set_result(part)
 
     def fail(self, error: BaseException) -> None:
         """Answer with an error, unless an answer was given before."""
-        if not self.future.done():
-            self.future.set_exception(error)
+        if not self.outcome.done():
+            self.outcome.set_exception(error)
 
 
 class Piece(NamedTuple):
@@ -144,10 +165,10 @@ class Batcher:
         with self._lock:
             while self._items and batch.count < self.max_batch:
                 item = self._items[0]
-                if item.future.done() or item.deadline <= now:
+                if item.outcome.done() or item.deadline <= now:
                     self._items.popleft()
                     self.rows -= item.count - item.taken
-                    if not item.future.done():
+                    if not item.outcome.done():
                         _fail_from_any_thread(item, too_late(item, now))
                     continue
                 stop = min(item.count, item.taken + self.max_batch - batch.count)
@@ -194,4 +215,4 @@ def too_late(item: Item, now: int) -> DeadlineExceeded:
 
 
 def _fail_from_any_thread(item: Item, error: BaseException) -> None:
-    item.future.get_loop().call_soon_threadsafe(item.fail, error)
+    item.outcome.get_loop().call_soon_threadsafe(item.fail, error)

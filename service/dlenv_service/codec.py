@@ -49,7 +49,7 @@ def load_json(body: bytes | memoryview) -> dict[str, Any]:
     return document
 
 
-def decode(body: bytes, header_length: str | None, signature: Signature) -> InferRequest:
+def decode(body: bytes | memoryview, header_length: str | None, signature: Signature) -> InferRequest:
     """Read an inference request.
 
     Args:

@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+import numpy as np
+
 from dlenv.errors import ModelFailed
 from dlenv_service.batcher import Answer, Array, Batch, Batcher, too_late
 from dlenv_service.statistics import Statistics
@@ -169,6 +171,7 @@ class Device:
         except Exception as error:  # noqa: BLE001 - the thread must outlive whatever a model raises
             self._post(self._failed, lane, batch, error)
         else:
+            answer = answer._replace(finite=bool(np.isfinite(answer.probabilities).all()))
             self._post(self._answered, lane, batch, answer, timing)
         finally:
             lane.batch, self._busy_since = None, 0
@@ -185,7 +188,7 @@ class Device:
         for item, start, stop in batch.pieces:
             lane.statistics.computed(timing.input, timing.infer, timing.output, last=stop == item.count)
             end = position + stop - start
-            item.deliver(Answer(answer.probabilities[position:end], answer.labels[position:end]))
+            item.deliver(Answer(answer.probabilities[position:end], answer.labels[position:end], answer.finite))
             position = end
 
     @staticmethod

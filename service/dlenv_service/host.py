@@ -22,7 +22,7 @@ from dlenv.errors import DlenvError, ModelInvalid, ModelNotFound, StartError, Un
 from dlenv_models.architectures import largest_activation, parameters
 from dlenv_models.manifest import Manifest
 from dlenv_models.repository import LoadedModel, Repository
-from dlenv_service.batcher import Answer, Array, Batcher, Item
+from dlenv_service.batcher import Array, Batcher, Item, Outcome
 from dlenv_service.config import Settings
 from dlenv_service.device import Device, Lane
 from dlenv_service.engine import CpuEngine, CudaEngine, Engine, classify, pick_device
@@ -148,8 +148,8 @@ class Host:
         """The loaded versions of a model, oldest first."""
         return sorted(self._models.get(name, {}))
 
-    def submit(self, served: Served, rows: Array, timeout_us: int | None = None) -> Item:
-        """Queue the rows of one request; await the item's future for the answer.
+    def submit(self, served: Served, rows: Array, timeout_us: int | None, outcome: Outcome) -> Item:
+        """Queue the rows of one request; ``outcome`` will hold the answer, or an error.
 
         Raises:
             Overloaded: the queue is full.
@@ -158,8 +158,7 @@ class Host:
         allowed = self.settings.deadline_ms * 1_000_000
         if timeout_us is not None:
             allowed = min(allowed, timeout_us * 1000)
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        item = Item(rows, future, now, now + allowed)
+        item = Item(rows, outcome, now, now + allowed)
         batcher = served.lane.batcher
         batcher.add(item, served.statistics.retry_after(batcher.rows))
         assert self._worker is not None
@@ -248,7 +247,7 @@ class Host:
         else:
             engine = await asyncio.to_thread(self._engine, model, signature)
         statistics = Statistics()
-        batcher = Batcher(self.settings.max_batch, self.settings.max_queue_rows, self.settings.max_delay_us)
+        batcher = Batcher(engine.best_batch, self.settings.max_queue_rows, self.settings.max_delay_us)
         log.info("loaded %s version %d on %s in %.2f s", name, version, self.device, time.perf_counter() - began)
         return Served(
             name, version, model.manifest, signature, Lane(batcher, engine, statistics), engine.memory_bytes, statistics

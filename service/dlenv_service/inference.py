@@ -12,7 +12,7 @@ import numpy as np
 
 from dlenv.errors import DlenvError, InvalidValue, Overloaded, RequestError, TooLarge, Unavailable
 from dlenv_models import images
-from dlenv_service.batcher import Answer, Array, Item
+from dlenv_service.batcher import Answer, Array
 from dlenv_service.codec import BINARY_HEADER, decode, encode, load_json
 from dlenv_service.http import Receive, Response, Scope, content_type, header, json_response, read_body
 from dlenv_service.tensors import Signature, check_rows, rows_from_list
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from dlenv_service.asgi import Service
     from dlenv_service.host import Served
 
-__all__ = ["infer", "predict"]
+__all__ = ["BINARY_LENGTH", "MEDIA_TYPES", "check_finite", "infer", "predict"]
 
-_BINARY_HEADER = BINARY_HEADER.lower().encode()
+BINARY_LENGTH = BINARY_HEADER.lower().encode()
 JSON = "application/json"
 BINARY = "application/octet-stream"
+MEDIA_TYPES = (JSON, BINARY)  # of infer's requests
 IMAGES = ("image/png", "image/jpeg", "image/webp")
 # Images that may wait for a decoder; a hundred of 16 MB are all the memory that they should take.
 MAX_DECODES = 100
@@ -37,11 +38,11 @@ async def infer(service: Service, scope: Scope, receive: Receive, model: str, ve
     service.require_started()
     served = service.host.find(model, version)
     try:
-        content_type(scope, (JSON, BINARY))
+        content_type(scope, MEDIA_TYPES)
         with service.room(scope):
             body = await _body(service, scope, receive)
             served = service.host.find(model, version)  # it may have been replaced while the body came in
-            request = decode(body, header(scope, _BINARY_HEADER), served.signature)
+            request = decode(body, header(scope, BINARY_LENGTH), served.signature)
             answer = await _ask(service, served, request.rows, request.timeout_us)
     except Exception as error:
         status = error.status if isinstance(error, DlenvError) else 500
@@ -104,19 +105,30 @@ async def _body(service: Service, scope: Scope, receive: Receive) -> bytes:
 
 
 async def _ask(service: Service, served: Served, rows: Array, timeout_us: int | None) -> Answer:
-    item: Item = service.host.submit(served, rows, timeout_us)
+    future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    item = service.host.submit(served, rows, timeout_us, future)
     try:
-        answer = await item.future
+        answer = await future
     finally:
         if item.started:
             served.statistics.waited(item.started - item.queued)
-    if not np.isfinite(answer.probabilities).all():  # JSON has no word for it
-        row = int(np.argwhere(~np.isfinite(answer.probabilities))[0, 0])
-        raise InvalidValue(
-            f"row {row} of input {served.signature.input!r} holds values so large that model {served.name!r} "
-            "overflows; send smaller ones"
-        )
+    check_finite(served, answer)
     return answer
+
+
+def check_finite(served: Served, answer: Answer) -> None:
+    """Refuse to answer with what is no number; JSON has no word for it.
+
+    Raises:
+        InvalidValue: names the row that the model overflows on.
+    """
+    if answer.finite or np.isfinite(answer.probabilities).all():
+        return
+    row = int(np.argwhere(~np.isfinite(answer.probabilities))[0, 0])
+    raise InvalidValue(
+        f"row {row} of input {served.signature.input!r} holds values so large that model {served.name!r} "
+        "overflows; send smaller ones"
+    )
 
 
 def _invert(scope: Scope) -> bool:

@@ -15,7 +15,7 @@ from dlenv.errors import StartError
 if TYPE_CHECKING:
     import uvicorn
 
-__all__ = ["BACKLOG", "bind", "check", "is_loopback", "refuse_new"]
+__all__ = ["BACKLOG", "bind", "check", "is_loopback", "refuse_new", "send_at_once"]
 
 # Connections that the kernel keeps until they are accepted; uvicorn's own default (uvicorn/config.py).
 BACKLOG = 2048
@@ -29,7 +29,9 @@ def bind(host: str, port: int) -> socket.socket:
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        send_at_once(listener)
+        return listener
     except OSError as error:
         reason = {
             errno.EADDRINUSE: "the port is in use; stop what listens there or give another --port",
@@ -39,6 +41,16 @@ def bind(host: str, port: int) -> socket.socket:
         raise StartError(f"can't listen on {host}:{port}: {reason}") from None
     except UnicodeError:  # from the codec of international domain names
         raise StartError(f"can't listen on {host!a}: that is no host name; give another --host") from None
+
+
+def send_at_once(listener: socket.socket) -> None:
+    """Switch off Nagle's algorithm for the connections of a listening socket, which inherit it.
+
+    uvicorn writes an answer's head and body one after the other, and the body would wait for the client to acknowledge
+    the head, which it puts off for 40 ms. asyncio switches it off only where the socket names its protocol
+    (asyncio/base_events.py, ``_set_nodelay``), which one of ``socket.create_server`` does not.
+    """
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def check(host: str, port: int) -> None:

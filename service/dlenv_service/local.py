@@ -9,12 +9,14 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import uvicorn
 
 from dlenv_service.asgi import Service
 from dlenv_service.config import Settings
 from dlenv_service.listener import BACKLOG, bind, refuse_new
+from dlenv_service.protocol import InferenceProtocol
 
 __all__ = ["run"]
 
@@ -49,8 +51,10 @@ def run(settings: Settings, say: Callable[[str], None]) -> int:
         DlenvError: it can't start.
     """
     listener = bind(settings.host, settings.port)
+    service = Service(settings)
     config = uvicorn.Config(
-        Service(settings),
+        service,
+        http=partial(InferenceProtocol, service=lambda: service),  # type: ignore[arg-type] # it only calls it
         lifespan="off",
         access_log=False,
         log_level=settings.log_level,

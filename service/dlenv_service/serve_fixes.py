@@ -1,6 +1,6 @@
-"""Two things in Ray Serve 2.60 that no setting reaches, put right in the replica's process.
+"""Three things in Ray Serve 2.60 that no setting reaches, put right in the replica's process.
 
-Both replace names that ray/serve/_private/replica.py looks up after the replica's constructor has run;
+They replace names that ray/serve/_private/replica.py looks up after the replica's constructor has run;
 tests/service/test_ray_contract.py says at once when a new Ray does it differently.
 """
 
@@ -9,12 +9,18 @@ from __future__ import annotations
 import functools
 import ipaddress
 import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 import ray
 import uvicorn
 from ray.serve._private import http_util, replica
 
-from dlenv_service.listener import refuse_new
+from dlenv_service import short_way
+from dlenv_service.listener import refuse_new, send_at_once
+
+if TYPE_CHECKING:  # torch is imported in replicas only
+    from dlenv_service.asgi import Service
 
 __all__ = ["fix_replica", "stop_accepting"]
 
@@ -24,9 +30,9 @@ _servers: list[uvicorn.Server] = []
 
 
 def fix_replica() -> None:
-    """Apply both; called in the constructor of a replica."""
+    """Apply all; called in the constructor of a replica."""
     _keep_internal_port_here()
-    _reuse_address()
+    _replace_server()
 
 
 def _keep_internal_port_here() -> None:
@@ -46,24 +52,31 @@ def _keep_internal_port_here() -> None:
     replica.add_port_to_grpc_server = add_port_here
 
 
-def _reuse_address() -> None:
-    """Let a replica take over the port of the one that died before it.
+def _replace_server() -> None:
+    """Let a replica take over the port of the one that died before it, and give its server our protocol.
 
     ``start_asgi_http_server`` (ray/serve/_private/http_util.py) sets SO_REUSEADDR only together with SO_REUSEPORT,
     which Serve switches off for replicas. Connections of the dead one stay in TIME_WAIT for a minute; the bind fails,
     and Serve then strikes the port off its list for good, which with one port means that no replica ever starts again.
     SO_REUSEPORT stays off: with it two services could share a port without noticing.
+
+    The protocol (:mod:`dlenv_service.protocol`) is uvicorn's own with a quick way for inference requests; the server
+    reads its configuration when it first runs, which is after this.
     """
+    from dlenv_service.protocol import InferenceProtocol
+
     start = replica.start_asgi_http_server
-    http_util.set_socket_reuse_port = _set_reuse_address
+    service = cast("Callable[[], Service | None]", short_way.adopted)
+    http_util.set_socket_reuse_port = _set_options
 
     @functools.wraps(start)
-    async def start_reusing(*args: object, **options: object) -> object:
+    async def start_ours(*args: object, **options: object) -> object:
         task, server = await start(*args, **{**options, "enable_so_reuseport": True})
+        server.config.http = functools.partial(InferenceProtocol, service=service)
         _servers.append(server)
         return task, server
 
-    replica.start_asgi_http_server = start_reusing
+    replica.start_asgi_http_server = start_ours
 
 
 async def stop_accepting() -> None:
@@ -76,6 +89,7 @@ async def stop_accepting() -> None:
         await refuse_new(server)
 
 
-def _set_reuse_address(sock: socket.socket) -> bool:
+def _set_options(sock: socket.socket) -> bool:
+    send_at_once(sock)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return True

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from starlette.middleware import Middleware
 
-__all__ = ["HOOK", "HOOK_ONLY_THIS_MACHINE", "ShortWay", "adopt", "middlewares", "only_this_machine"]
+__all__ = ["HOOK", "HOOK_ONLY_THIS_MACHINE", "ShortWay", "adopt", "adopted", "middlewares", "only_this_machine"]
 
 HOOK = "dlenv_service.short_way:middlewares"
 HOOK_ONLY_THIS_MACHINE = "dlenv_service.short_way:only_this_machine"
@@ -45,6 +45,11 @@ def adopt(service: Answers | None) -> None:
     """Make ``service`` the one that this process answers with; ``None`` sends every request through Serve."""
     global _service
     _service = service
+
+
+def adopted() -> Answers | None:
+    """The service that this process answers with."""
+    return _service
 
 
 class ShortWay:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,7 @@ from dlenv_models.repository import Repository
 from dlenv_service.asgi import Service
 from dlenv_service.config import Settings
 from dlenv_service.listener import bind
+from dlenv_service.protocol import InferenceProtocol
 
 torch.set_num_threads(1)
 
@@ -66,8 +68,8 @@ class Running:
 
 
 @contextmanager
-def run_service(settings: Settings) -> Iterator[Running]:
-    """The service under uvicorn, in a thread of this process."""
+def run_service(settings: Settings, *, quick: bool = True) -> Iterator[Running]:
+    """The service under uvicorn, in a thread of this process; `quick`: with the protocol that it is served with."""
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
     service = Service(settings)
@@ -83,7 +85,8 @@ def run_service(settings: Settings) -> Iterator[Running]:
         box["loop"] = asyncio.get_running_loop()
         try:
             await service.startup()
-            server = Server(uvicorn.Config(service, lifespan="off", access_log=False, log_config=None))
+            http = partial(InferenceProtocol, service=lambda: service) if quick else "httptools"
+            server = Server(uvicorn.Config(service, http=http, lifespan="off", access_log=False, log_config=None))  # type: ignore[arg-type]
             box["server"] = server
             started.set()
             await server.serve(sockets=[listener])

@@ -75,8 +75,8 @@ def test_a_batch_is_everything_that_waits_up_to_max_batch(
     assert taken(batcher) == batches
     assert batcher.rows == 0
     for each in items:
-        np.testing.assert_array_equal(each.future.result().labels, each.rows[:, 0])
-        np.testing.assert_array_equal(each.future.result().probabilities, each.rows)
+        np.testing.assert_array_equal(each.outcome.result().labels, each.rows[:, 0])
+        np.testing.assert_array_equal(each.outcome.result().probabilities, each.rows)
 
 
 def test_what_arrives_during_a_batch_forms_the_next_one(loop: asyncio.AbstractEventLoop) -> None:
@@ -103,10 +103,10 @@ def test_a_large_request_is_answered_with_its_last_rows_only(loop: asyncio.Abstr
     large = item(loop, 6)
     batcher.add(large)
     answer(batcher.take(7))
-    assert not large.future.done()
+    assert not large.outcome.done()
     assert (batcher.rows, large.started) == (2, 7)
     answer(batcher.take(9))
-    assert large.future.result().labels.tolist() == [0, 1, 2, 3, 4, 5]
+    assert large.outcome.result().labels.tolist() == [0, 1, 2, 3, 4, 5]
     assert large.started == 7
 
 
@@ -149,9 +149,9 @@ def test_late_items_are_dropped_and_told_before_anything_is_copied(loop: asyncio
     batch = batcher.take(10 * MS)
     assert held(batch) == [3, 4]
     assert batcher.rows == 0
-    assert not late.future.done()  # its loop's thread does that
+    assert not late.outcome.done()  # its loop's thread does that
     with pytest.raises(DeadlineExceeded, match=r"10 ms have passed; send less at once or allow more time"):
-        loop.run_until_complete(late.future)
+        loop.run_until_complete(late.outcome)
 
 
 def test_an_item_that_gets_late_between_its_parts_is_told_once(loop: asyncio.AbstractEventLoop) -> None:
@@ -161,7 +161,7 @@ def test_an_item_that_gets_late_between_its_parts_is_told_once(loop: asyncio.Abs
     first = batcher.take(0)
     assert batcher.take(10 * MS).count == 0
     with pytest.raises(DeadlineExceeded):
-        loop.run_until_complete(late.future)
+        loop.run_until_complete(late.outcome)
     answer(first)  # comes back from the device after that, and is nobody's any more
     assert batcher.rows == len(batcher) == 0
 
@@ -173,9 +173,9 @@ def test_expire_answers_late_items_while_no_batch_is_taken(loop: asyncio.Abstrac
         batcher.add(each)
     assert batcher.expire(9 * MS) == 0
     assert batcher.expire(20 * MS) == 2
-    assert [each.future.done() for each in items] == [False, True, True]
+    assert [each.outcome.done() for each in items] == [False, True, True]
     assert (len(batcher), batcher.rows) == (1, 2)
-    assert all(isinstance(each.future.exception(), DeadlineExceeded) for each in items[1:])
+    assert all(isinstance(each.outcome.exception(), DeadlineExceeded) for each in items[1:])
 
 
 def test_cancelled_items_are_dropped(loop: asyncio.AbstractEventLoop) -> None:
@@ -183,7 +183,7 @@ def test_cancelled_items_are_dropped(loop: asyncio.AbstractEventLoop) -> None:
     gone, stays = item(loop, 3, 0), item(loop, 2, 3)
     batcher.add(gone)
     batcher.add(stays)
-    gone.future.cancel()
+    gone.outcome.cancel()
     assert taken(batcher) == [[3, 4]]
     assert batcher.rows == 0
 
@@ -193,10 +193,10 @@ def test_an_answer_to_a_cancelled_item_is_dropped(loop: asyncio.AbstractEventLoo
     gone = item(loop, 3)
     batcher.add(gone)
     batch = batcher.take(0)
-    gone.future.cancel()
+    gone.outcome.cancel()
     answer(batch)
     gone.fail(ValueError())
-    assert gone.future.cancelled()
+    assert gone.outcome.cancelled()
 
 
 def test_clear_answers_everything_that_waits(loop: asyncio.AbstractEventLoop) -> None:
@@ -206,7 +206,7 @@ def test_clear_answers_everything_that_waits(loop: asyncio.AbstractEventLoop) ->
         batcher.add(each)
     batcher.clear(Unavailable("stopping"))
     assert (len(batcher), batcher.rows, batcher.due()) == (0, 0, None)
-    assert [str(each.future.exception()) for each in items] == ["stopping", "stopping"]
+    assert [str(each.outcome.exception()) for each in items] == ["stopping", "stopping"]
 
 
 # The limit
@@ -260,7 +260,7 @@ def test_every_row_is_answered_once_and_in_order_whatever_happens(
         if event == "take":
             take()
         elif event == "cancel" and items:
-            items[number % len(items)].future.cancel()
+            items[number % len(items)].outcome.cancel()
         elif event in ("add", "late"):
             items.append(item(loop, number, position, deadline=NEVER if event == "add" else 10))
             position += number
@@ -272,11 +272,11 @@ def test_every_row_is_answered_once_and_in_order_whatever_happens(
     assert order == sorted(set(order))
     assert (len(batcher), batcher.rows) == (0, 0)
     for each in items:
-        assert each.future.done()
-        if each.future.cancelled():
+        assert each.outcome.done()
+        if each.outcome.cancelled():
             continue
         if each.deadline == 10:
-            assert isinstance(each.future.exception(), DeadlineExceeded)
+            assert isinstance(each.outcome.exception(), DeadlineExceeded)
         else:
-            np.testing.assert_array_equal(each.future.result().labels, each.rows[:, 0])
+            np.testing.assert_array_equal(each.outcome.result().labels, each.rows[:, 0])
     loop.close()

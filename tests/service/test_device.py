@@ -41,7 +41,7 @@ def ask(lane: Lane, *numbers: float, ago: int = 0) -> asyncio.Future[Answer]:
     rows = np.array(numbers, np.float32).reshape(-1, 1)
     item = Item(rows, asyncio.get_running_loop().create_future(), now - ago, now + 10**11)
     lane.batcher.add(item)
-    return item.future
+    return item.outcome
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import uvicorn
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Ray's own, of pydantic
@@ -75,7 +76,12 @@ def test_the_internal_grpc_port_is_bound_by_the_name_that_we_replace() -> None:
 
 def test_the_replicas_port_is_bound_by_the_names_that_we_replace() -> None:
     assert "await start_asgi_http_server(" in source(replica.Replica._maybe_start_direct_ingress_servers)
-    assert "if enable_so_reuseport:\n        set_socket_reuse_port(sock)" in source(http_util.start_asgi_http_server)
+    start = source(http_util.start_asgi_http_server)
+    assert "if enable_so_reuseport:\n        set_socket_reuse_port(sock)" in start
+    # The server reads its protocol from `config.http` when it first runs: nothing is awaited before it is returned.
+    assert start.endswith("return event_loop.create_task(server.serve(sockets=[sock])), server\n")
+    assert "await" not in start.partition(":\n")[2]
+    assert "if not config.loaded:\n            config.load()" in source(uvicorn.Server)
 
 
 def test_a_server_that_starts_is_returned_with_its_listeners() -> None:
