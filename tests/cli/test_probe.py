@@ -201,6 +201,16 @@ def test_a_python_that_does_not_run_is_a_report(tmp_path: Path, program: str | N
     assert problem in report.problem
 
 
+def test_of_much_output_the_end_is_kept(environment: Environment) -> None:
+    python = environment(numpy="print('begun')\nfor number in range(5000): print(number)\nraise ValueError('no')")
+    (stage,) = probe.run(python, stages=["numpy"]).stages
+    first, *rest = stage.output.splitlines()
+    numbers = "".join(f"{number}\n" for number in range(5000)).encode()
+    assert first == f"[{len(numbers) + len('begun') + 1 - 8000} bytes before this were left out]"
+    assert rest[-1] == "4999"
+    assert sum(len(line) + 1 for line in rest) == 8000
+
+
 def test_other_output_is_not_taken_for_the_probe(environment: Environment) -> None:
     report = probe.run(environment(sitecustomize="print('hello')", torch=TORCH))
     assert statuses(report)["torch"] == "ok"

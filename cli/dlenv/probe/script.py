@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 MARK = "dlenv-probe "
-# What a stage prints is evidence, not an archive.
+# Bytes of what a stage prints that are kept: it is evidence, not an archive, and what went wrong stands at its end.
 MAX_OUTPUT = 8000
 
 
@@ -82,11 +82,12 @@ def _traceback(error: BaseException) -> str:
 
 def _read(log: int, start: int) -> str:
     length = os.fstat(log).st_size - start
+    cut = max(length - MAX_OUTPUT, 0)
     position = os.lseek(log, 0, os.SEEK_CUR)
-    os.lseek(log, start, os.SEEK_SET)
-    text = os.read(log, min(length, MAX_OUTPUT)).decode("utf-8", "replace") if length else ""
+    os.lseek(log, start + cut, os.SEEK_SET)
+    text = os.read(log, length - cut).decode("utf-8", "replace") if length else ""
     os.lseek(log, position, os.SEEK_SET)
-    return text
+    return f"[{cut} bytes before this were left out]\n{text}" if cut else text
 
 
 def _neighbour(folder: str, name: str) -> ModuleType:
