@@ -18,6 +18,7 @@ from dlenv.errors import DlenvError
 
 # Name -> one line for ``dlenv --help``. The command is the attribute ``command`` of ``dlenv.commands.<name>``.
 COMMANDS = {
+    "bench": "Measure how many requests a service answers, how quickly, and whether rightly.",
     "catalog": "Show the PyTorch builds that dlenv knows, and compare them with an index.",
     "doctor": "Examine this machine and an environment: what is wrong, and how to put it right.",
     "evaluate": "Measure a model on its held-out data.",

@@ -14,11 +14,8 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from dlenv.bench.answer import Answer, BadAnswer, Parser
-from dlenv.bench.histogram import Histogram
-from dlenv.bench.target import Address
+from dlenv.bench.job import Job, Outcome
 
 DRAIN = 5.0  # seconds after its end that an open loop waits for the answers to what was due within it
 _PAUSE = 0.05  # seconds before a closed loop connects again after a failure, so that it does not just spin
@@ -26,33 +23,6 @@ _RECEIVE = 65536  # bytes asked for at once
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 _clock = time.monotonic  # one clock for all processes of the machine
-
-
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What one process does: ``rate`` requests/s as a Poisson process, or as many as come back where it is None."""
-
-    address: Address
-    wires: tuple[bytes, ...]
-    expects: tuple[bytes, ...]
-    rejected: tuple[int, ...]
-    connections: int
-    rate: float | None
-    seed: int
-    warm_up: float
-    duration: float
-
-
-class Outcome(msgspec.Struct, kw_only=True):
-    """What one process saw in the measured time; see ``Result`` for what is counted."""
-
-    accepted: Histogram = msgspec.field(default_factory=Histogram)
-    turned_away: Histogram = msgspec.field(default_factory=Histogram)
-    lag: Histogram = msgspec.field(default_factory=Histogram)  # of the generator: from due to taken up
-    in_time: int = 0  # right answers that came within the measured time
-    wrong: int = 0
-    failed: dict[str, int] = msgspec.field(default_factory=dict)
-    cpu: float = 0.0  # seconds computed within the measured time
-    delayed: float = 0.0  # seconds waited for a processor in it
 
 
 class _Connection:

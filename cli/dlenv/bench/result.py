@@ -67,6 +67,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     histogram: Histogram  # of the same requests as latency
     rejection: Rejection | None
     client_cpu: float  # CPU seconds per second, mean of the generator's processes (wrk: threads)
+    client_lag: float | None  # seconds (p99) from a request being due to the generator's taking it up; open loop only
     saturated: str | None  # why this is no measurement of the service: the generator was the limit
 
     def problems(self) -> tuple[str, ...]:

@@ -15,13 +15,13 @@ import msgspec
 
 from dlenv.bench import worker, wrk
 from dlenv.bench.histogram import Histogram
-from dlenv.bench.load import Job, Outcome
+from dlenv.bench.job import Job, Outcome
 from dlenv.bench.result import Latency, Rejection, Result
 from dlenv.bench.target import Address, Target, address, wires
 from dlenv.errors import BenchError, UsageError
 
 BUSY_LIMIT = 0.9  # of the time, for one process: above it the generator itself is waited for
-LAG_FLOOR = 0.002  # seconds; a system with a clock tick of 1 ms can't be more exact than a few of them
+LAG_FLOOR = 0.005  # seconds: programs that share a processor take turns of a few milliseconds
 LAG_SHARE = 0.2  # of the service's p99
 _CONNECT = 5.0  # seconds for the first connection
 _MARGIN = 0.1  # seconds from the last process's readiness to the common beginning
@@ -40,7 +40,8 @@ def closed(
 
     ``auto`` takes wrk where it is installed and can do it: http only, and at most as many threads as connections.
     wrk counts whole seconds, and does not say which connection an answer came on: where requests expect different
-    things, it counts as wrong what none of them expects, and what is answered more often than it was asked.
+    things, it counts as wrong what none of them expects, and what is answered more often than it was asked. And wrk
+    adds to its latencies what it thinks a stall has hidden; ``own`` gives those that were seen.
 
     Raises:
         UsageError: a value that can't be used.
@@ -56,7 +57,7 @@ def closed(
         result = wrk.measure(target, connections, math.ceil(duration), min(processes, connections))
         # wrk's latencies are those of all answers: with others than 200 among them only our own process can tell.
         if tool == "wrk" or not (result.rejected or result.failed):
-            return _judged(result, result.client_cpu, 0.0, Histogram())
+            return _judged(result, result.client_cpu, 0.0)
     outcomes = _together(_jobs(target, connections, None, processes, 0, warm_up, duration))
     return _result(target, outcomes, connections=connections, offered=None, duration=duration)
 
@@ -141,7 +142,8 @@ def _together(jobs: list[Job]) -> list[Outcome]:
         running = []
         for _ in jobs:
             command = [sys.executable, "-c", f"from {worker.__name__} import main; main()"]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            # Ctrl-C is this process's to handle; it ends the others.
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
             stack.enter_context(process)  # closes its pipes and waits for it
             stack.callback(process.kill)
             running.append(process)
@@ -201,19 +203,20 @@ def _result(
         histogram=accepted,
         rejection=Rejection.of(turned_away),
         client_cpu=sum(outcome.cpu for outcome in outcomes) / duration / len(outcomes),
+        client_lag=lag.quantile(0.99) if len(lag) else None,
         saturated=None,
     )
     busiest = max(outcomes, key=lambda outcome: outcome.cpu + outcome.delayed)
-    return _judged(result, busiest.cpu / duration, busiest.delayed / duration, lag)
+    return _judged(result, busiest.cpu / duration, busiest.delayed / duration)
 
 
-def _judged(result: Result, used: float, delayed: float, lag: Histogram) -> Result:
+def _judged(result: Result, used: float, delayed: float) -> Result:
     """The result, with the reason why the generator was the limit, where it was.
 
     ``used`` and ``delayed`` are the shares of the time that its busiest process computed, and waited for a processor.
     """
     reason = None
-    behind = lag.quantile(0.99) if len(lag) else 0.0
+    behind = result.client_lag or 0.0
     if used > BUSY_LIMIT:
         reason = f"the load generator used {used:.0%} of a core; give it more processes, or ask for less"
     elif used + delayed > BUSY_LIMIT:

@@ -11,7 +11,8 @@ import sys
 
 import msgspec
 
-from dlenv.bench.load import Job, Load
+from dlenv.bench.job import Job
+from dlenv.bench.load import Load
 
 LENGTH = struct.Struct("!Q")  # before the job, in bytes
 START = struct.Struct("!d")  # when to begin, by ``time.monotonic``

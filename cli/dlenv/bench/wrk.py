@@ -187,7 +187,9 @@ def _run(command: list[str], path: Path) -> tuple[float, str]:
     """Run a command to its end; returns the CPU seconds that it used, and what it said."""
     assert sys.platform != "win32"  # there is no wrk there
     with path.open("w+b") as file:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             _, status, usage = os.wait4(process.pid, 0)  # Popen does not tell what a process used
             process.returncode = os.waitstatus_to_exitcode(status)
@@ -230,6 +232,7 @@ def _result(target: Target, connections: int, threads: int, figures: _Figures, c
         histogram=histogram,
         rejection=None,
         client_cpu=cpu / seconds / threads,
+        client_lag=None,
         saturated=None,
     )
 
