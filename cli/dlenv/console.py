@@ -44,7 +44,12 @@ def echo(text: str) -> None:
 
 def shown(text: str) -> str:
     """``text`` as it can be shown on a terminal, with its lines as they are: a program's error may have several."""
-    return "\n".join(_printable(line) for line in text.replace("\r\n", "\n").split("\n"))
+    return "\n".join(printable(line) for line in text.replace("\r\n", "\n").split("\n"))
+
+
+def printable(text: str) -> str:
+    """One line without control sequences for the terminal, which names and reasons from a stranger's files may hold."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def command_line(*words: object) -> str:
@@ -62,7 +67,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     """A table on a terminal; in a pipe a line for each row, values between tabs, the columns' names first."""
     if not sys.stdout.isatty():
         for row in (columns, *rows):
-            click.echo("\t".join(_printable(value) for value in row))
+            click.echo("\t".join(printable(value) for value in row))
         return
     from rich.console import Console
     from rich.table import Table
@@ -70,7 +75,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
 
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
-        table.add_row(*(Text(_printable(value)) for value in row))
+        table.add_row(*(Text(printable(value)) for value in row))
     Console().print(table)
 
 
@@ -80,8 +85,3 @@ def parse_reference(value: str) -> tuple[str, int | None]:
     if slash and not re.fullmatch(r"[1-9][0-9]{0,8}", version):
         raise UsageError(f"{value!r} is not NAME or NAME/VERSION with a version such as 1")
     return name, int(version) if slash else None
-
-
-def _printable(text: str) -> str:
-    """Names and reasons from a stranger's files may hold control sequences for the terminal."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -89,6 +89,19 @@ def test_a_terminal_gets_what_is_wrong(run: Run, env: Path, monkeypatch: pytest.
     assert "python.start" in run("doctor", "--env", env, *only, "--verbose").stdout
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_is_found_cannot_steer_the_terminal(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    found = Finding(id="a.b", status="fail", title="t", detail="x\x1b[2J\ny", fix="rm '\x1b[2J\n'")
+    report.print_findings([found], verbose=False)
+    shown = capsys.readouterr().out
+    assert "\x1b[2J" not in shown
+    assert "x\\x1b[2J y" in shown  # the same in both, and in one line
+    assert "rm '\\x1b[2J" in shown
+
+
 def test_list_and_groups(run: Run) -> None:
     listed = run("doctor", "--list")
     assert [line.split("\t")[0] for line in listed.stdout.splitlines()[1:]] == [check.id for check in CHECKS]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import click
 
 from dlenv import __version__
-from dlenv.console import print_table
+from dlenv.console import print_table, printable
 from dlenv.doctor.facts import Facts
 from dlenv.doctor.model import BAD, Finding
 from dlenv.doctor.redact import redact
@@ -62,7 +62,7 @@ def print_findings(findings: Sequence[Finding], verbose: bool) -> None:
     # Not in the table: a command that is broken into lines can't be copied.
     for item in shown:
         if item.fix:
-            click.echo(f"{click.style(item.id, bold=True)}: {click.style(_printable(item.fix), fg='cyan')}")
+            click.echo(f"{click.style(item.id, bold=True)}: {click.style(printable(item.fix), fg='cyan')}")
 
 
 def summary(findings: Sequence[Finding]) -> str:
@@ -143,10 +143,7 @@ def _print_coloured(findings: Sequence[Finding]) -> None:
 
     table = Table("status", "check", "what was found")
     for item in findings:
-        table.add_row(Text(item.status, style=_COLOURS[item.status]), Text(item.id), Text(_printable(item.detail)))
+        table.add_row(
+            Text(item.status, style=_COLOURS[item.status]), Text(item.id), Text(printable(_one_line(item.detail)))
+        )
     Console().print(table)
-
-
-def _printable(text: str) -> str:
-    """Names of files and processes may hold control sequences for the terminal."""
-    return "".join(char if char.isprintable() else " " for char in text)
