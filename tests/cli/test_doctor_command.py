@@ -118,6 +118,10 @@ def test_list_and_groups(run: Run) -> None:
         (("--env", "/usr", "--python", "/usr/bin/python3"), "give one of them"),
         (("torch.build",), "'torch.build' is no option; a check is chosen by --only torch.build"),
         (("--nonsense",), "No such option"),
+        (("--list", "--fix"), "--list examines nothing, so --fix makes no sense with it"),
+        (("--list", "--env", "/nowhere"), "--list examines nothing, so --env makes no sense with it"),
+        (("--list", "--report", "r.md", "--json"), "--list examines nothing, so --report makes no sense with it"),
+        (("--list", "-v"), "--list examines nothing, so --verbose makes no sense with it"),
     ],
 )
 def test_misuse_is_one_line_and_exit_code_2(run: Run, words: tuple[str, ...], reason: str) -> None:

@@ -57,6 +57,9 @@ def command(
         raise UsageError(f"{more[0]!r} is no option; a check is chosen by --only {more[0]}")
     checks = select((*only, *more))
     if list_:
+        others = {"env": env, "python": python, "fix": fix, "yes": yes, "report": report, "offline": offline}
+        if other := next((name for name, value in {**others, "verbose": verbose}.items() if value), None):
+            raise UsageError(f"--list examines nothing, so --{other} makes no sense with it; leave one of them out")
         if as_json:
             print_json([{"id": check.id, "title": check.title} for check in checks])
         else:
