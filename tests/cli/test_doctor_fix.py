@@ -192,6 +192,22 @@ def test_what_dlenv_installed_is_built_again_and_said_what_that_leaves_out(env: 
     assert "Nothing was done" in said
 
 
+def test_building_again_is_done_instead_of_single_repairs(env: Path) -> None:
+    given = facts(env, record=record("torch", "torchvision", "numpy"))
+    plain, single = remedy.install(given, "numpy<2"), remedy.install(given, "networkx>=2.5")
+    anew, removal = remedy.torch(given, replan=True), remedy.remove(given, str(packages_of(env) / "~orch"))
+    given_by = [
+        Finding(id=f"a.{number}", status="fail", title="", repair=repair)
+        for number, repair in enumerate([single, removal, plain, anew])
+        if isinstance(repair, Repair)
+    ]
+    assert len(given_by) == 4
+    assert fix.repairs(given_by[:2]) == [single, removal]
+    assert fix.repairs(given_by[:3]) == [plain]
+    assert fix.repairs(given_by) == [anew]
+    assert REPLANNED in str(anew)
+
+
 def test_notebooks_stay_where_they_are_expected(env: Path) -> None:
     """Repairs run elsewhere, and by default the notebooks lie in the folder that setup is run in."""
     course = Course(edition="zh", package="d2l==0.17.6", notebooks="https://zh.d2l.ai/d2l-zh.zip")

@@ -20,12 +20,17 @@ _NOWHERE = Path(os.path.abspath(os.sep))  # noqa: PTH100
 
 
 def repairs(findings: Iterable[Finding]) -> list[Repair]:
-    """The repairs of what is wrong, each once, in the order of the findings."""
+    """The repairs of what is wrong, each once, in the order of the findings.
+
+    Where one of them builds the environment again, it is the only one: it undoes the others. Of several that do, it is
+    the one that changes most of what the environment was asked for.
+    """
     found: list[Repair] = []
     for finding in findings:
         if finding.status in ("fail", "warn") and finding.repair is not None and finding.repair not in found:
             found.append(finding.repair)
-    return found
+    rebuilding = [repair for repair in found if repair.rebuilds]
+    return [max(rebuilding, key=lambda repair: len(repair.steps[-1].words))] if rebuilding else found
 
 
 def carry_out(repair: Repair) -> bool:

@@ -39,6 +39,11 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
         """A repair that runs these commands in turn."""
         return Repair(steps=tuple(Step(words=words) for words in commands), note=note)
 
+    @property
+    def rebuilds(self) -> bool:
+        """Whether it builds the environment again, after which nothing that is in it now counts."""
+        return any("--repair" in step.words for step in self.steps)
+
     def __str__(self) -> str:
         return " && ".join(map(str, self.steps))
 

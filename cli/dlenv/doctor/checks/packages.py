@@ -251,7 +251,9 @@ def _exists(wanted: SpecifierSet) -> bool:
 
 
 def _anew(facts: Facts, notes: list[str], installation: Repair | str) -> Repair | str:
-    """Remove what stands in the installer's way, then install."""
+    """Remove what stands in the installer's way, then install; an environment that is built again has nothing of it."""
+    if isinstance(installation, Repair) and installation.rebuilds:
+        return installation
     dropped = remedy.remove(facts, *notes)
     if isinstance(dropped, Repair) and isinstance(installation, Repair):
         return Repair(steps=(*dropped.steps, *installation.steps))
