@@ -116,7 +116,11 @@ def listening(pids: list[int]) -> dict[str, str]:
     found = {}
     for pid in pids:
         with contextlib.suppress(OSError):
-            inodes = set(re.findall(r"socket:\[(\d+)\]", " ".join(map(os.readlink, Path(f"/proc/{pid}/fd").iterdir()))))
+            links = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            links.append(os.readlink(descriptor))
+    inodes = set(re.findall(r"socket:\[(\d+)\]", " ".join(links)))
             for table in ("tcp", "tcp6"):
                 for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
                     fields = line.split()
@@ -308,7 +312,11 @@ def stops_without_a_loss(service: Serving, number: signal.Signals) -> None:
 
 
 def ports_of(pid: int) -> set[int]:
-    inodes = set(re.findall(r"socket:\[(\d+)\]", " ".join(map(os.readlink, Path(f"/proc/{pid}/fd").iterdir()))))
+    links = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            links.append(os.readlink(descriptor))
+    inodes = set(re.findall(r"socket:\[(\d+)\]", " ".join(links)))
     lines = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
     return {int(line.split()[1].split(":")[1], 16) for line in lines if line.split()[9] in inodes}
 
