@@ -25,6 +25,7 @@ from dlenv.environment.record import Record
 from dlenv.errors import ProofFailed, SetupError, UsageError
 from dlenv.machine import Machine, Nvml
 from dlenv.managers import inplace, uv
+from dlenv.managers.source import Source
 from dlenv.plan import Candidate, Plan, Request
 from dlenv.plan.model import Course
 from dlenv.setup.model import Options
@@ -183,6 +184,35 @@ def test_a_package_that_can_not_be_added(index: Index, tmp_path: Path, monkeypat
     again = inplace.apply(OPTIONS, machine(), plan(), python)
     assert again.problems == ()
     assert versions(python)["nbclient"] == "0.10.1"
+
+
+def test_what_no_other_source_betters_is_not_tried_there(tmp_path: Path) -> None:
+    def installed(*words: str) -> tuple[str | None, bool]:
+        """What came of it, and whether the second index was asked."""
+        with Server() as first, Server() as second:
+            for server in (first, second):
+                index = Index(server, tmp_path / "wheels")
+                index.add("alpha", "1.0", ["beta>=2"])
+                for version in ("1.0", "2.0"):
+                    index.add("beta", version)
+            candidate = Candidate(torch="2.11.0", torchvision="0.26.0", build="cu128", index=None)
+            attempts = [
+                Source(candidate=candidate, environment={"UV_DEFAULT_INDEX": f"{server.url}/simple"}, label=label)
+                for server, label in ((first, "the first"), (second, "the second"))
+            ]
+            return inplace._install(Path(sys.executable), ["--target", str(tmp_path / "to"), *words], attempts), bool(
+                second.paths
+            )
+
+    failures, asked = installed("alpha==1.0", "beta==1.0")  # they exclude each other
+    assert failures is not None
+    assert failures.startswith("the first: ")
+    assert "the second" not in failures
+    assert not asked
+    failures, asked = installed("gamma")
+    assert failures is not None
+    assert "; the second: " in failures
+    assert asked
 
 
 def test_an_installed_package_is_no_longer_as_it_was(index: Index, tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def _add(
 
 
 def _install(python: Path, words: Sequence[str], attempts: Sequence[Source]) -> str | None:
-    """Install from the first source that does; None, or what each of them came to."""
+    """Install from the first source that does; None, or what each of those came to that were tried."""
     failures = []
     for source in attempts:
         offline = ["--no-index", "--find-links", str(source.folder)] if source.folder else []
@@ -251,6 +251,8 @@ def _install(python: Path, words: Sequence[str], attempts: Sequence[Source]) -> 
             )
         except uv.Failed as error:
             failures.append(f"{source.label}: {error}")
+            if isinstance(error, uv.Hopeless):
+                break
         else:
             return None
     return "; ".join(failures) or "there is no source for it"
