@@ -311,6 +311,15 @@ def stops_without_a_loss(service: Serving, number: signal.Signals) -> None:
     assert service.nothing_is_left()
 
 
+def sockets_of(pid: int) -> set[str]:
+    """Inodes of the sockets that a process has open."""
+    links = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            links.append(os.readlink(descriptor))
+    return set(re.findall(r"socket:\[(\d+)\]", " ".join(links)))
+
+
 def ports_of(pid: int) -> set[int]:
     links = []
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
