@@ -116,11 +116,7 @@ def listening(pids: list[int]) -> dict[str, str]:
     found = {}
     for pid in pids:
         with contextlib.suppress(OSError):
-            links = []
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            links.append(os.readlink(descriptor))
-    inodes = set(re.findall(r"socket:\[(\d+)\]", " ".join(links)))
+            inodes = sockets_of(pid)
             for table in ("tcp", "tcp6"):
                 for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
                     fields = line.split()
@@ -321,11 +317,7 @@ def sockets_of(pid: int) -> set[str]:
 
 
 def ports_of(pid: int) -> set[int]:
-    links = []
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            links.append(os.readlink(descriptor))
-    inodes = set(re.findall(r"socket:\[(\d+)\]", " ".join(links)))
+    inodes = sockets_of(pid)
     lines = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
     return {int(line.split()[1].split(":")[1], 16) for line in lines if line.split()[9] in inodes}
 
