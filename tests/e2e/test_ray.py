@@ -312,7 +312,7 @@ def sockets_of(pid: int) -> set[str]:
     links = []
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            links.append(os.readlink(descriptor))
+            links.append(str(descriptor.readlink()))
     return set(re.findall(r"socket:\[(\d+)\]", " ".join(links)))
 
 
