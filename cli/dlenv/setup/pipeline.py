@@ -20,7 +20,7 @@ from dlenv.managers.source import Source, Sources
 from dlenv.notebooks import kernel
 from dlenv.plan import Candidate, Plan
 from dlenv.probe import Report
-from dlenv.setup import own, proof, sources
+from dlenv.setup import own, proof, room, sources
 from dlenv.setup.model import Options, Outcome
 
 # Makes an empty environment: (where, interpreter's version, variables for each source of it) -> its Python.
@@ -158,6 +158,8 @@ def _filled(
                 packages, expected = locked.packages, locked.size
                 size = f", {locked.size / 1e6:,.0f} MB to download at most" if locked.size else ""
                 say(f"Resolved {len(packages)} packages{size}")
+                if expected and (warning := room.check(expected, path.parent, source.environment)):
+                    say(f"Warning: {warning}")
             install.install(python, packages, source, scratch, size=expected)
         except uv.Failed as error:
             failures.append(f"{source.label}: {error}")
