@@ -3,6 +3,7 @@
 #
 # make test-fast   the tests that need no Ray, build no environment and train nothing for long
 # make lint        formatting, linter, types
+# make bench       measure dlenv beside other model servers (half an hour; builds their environments in .bench)
 # make lock        resolve the requirement files again
 # make clean       remove what was built (not the environments)
 
@@ -15,7 +16,7 @@ UV        := $(BOOTSTRAP)/bin/uv
 # Ray reports usage to its makers unless told not to.
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: serve test test-fast lint lock clean
+.PHONY: serve test test-fast lint bench lock clean
 
 serve: $(BOOTSTRAP)/.done
 	$(BOOTSTRAP)/bin/dlenv setup --env .venv --course none --with serve --yes
@@ -31,6 +32,9 @@ lint: $(DEV)/.done
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: $(DEV)/.done
+	$(BIN)/python tests/bench/compare.py --out tests/bench/RESULTS.md --plot tests/bench/requests.png
 
 clean:
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache runs
