@@ -7,6 +7,7 @@ import os
 import shutil
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -290,18 +291,39 @@ def test_more_than_the_generator_can_send_is_not_a_result() -> None:
     assert result.saturated in result.problems()
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind processes to processors")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how long a process waits for a processor")
 def test_a_generator_that_waits_for_a_processor_is_not_a_result() -> None:
-    """The generator shares its processor with programs that always want it; the server may use the others too."""
-    allowed = os.sched_getaffinity(0)
+    """From the first request on, it shares its processor with 12 programs that always want it.
+
+    Each is a session of its own, as the generator is: Linux divides a processor among sessions first (autogroup).
+    """
+    processor = {min(os.sched_getaffinity(0))}
+    box: list[Result] = []
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(serving(slow(0)))
-        stack.callback(os.sched_setaffinity, 0, allowed)
-        os.sched_setaffinity(0, {min(allowed)})  # of this thread, and of the processes that it starts
-        for _ in range(6):
-            spinning = stack.enter_context(subprocess.Popen(["sh", "-c", "while :; do :; done"]))
+        starts = []
+        for _ in range(12):
+            words = ["sh", "-c", "read go; while :; do :; done"]
+            spinning = stack.enter_context(subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True))
             stack.callback(spinning.kill)
-        result = own(Target(url=server.url, requests=ONE), connections=16)
+            assert spinning.stdin is not None
+            os.sched_setaffinity(spinning.pid, processor)
+            starts.append(spinning.stdin)
+
+        def answering(asked: Asked) -> bytes:
+            for start in starts if asked.number == 0 else ():
+                start.write(b"go\n")
+                start.flush()
+            return OK
+
+        def measure() -> None:  # in a thread of its own, whose processor goes to what it starts
+            os.sched_setaffinity(0, processor)
+            box.append(own(Target(url=server.url, requests=ONE), connections=16, warm_up=0.2))
+
+        server = stack.enter_context(serving(answering))
+        thread = threading.Thread(target=measure)
+        thread.start()
+        thread.join()
+    (result,) = box
     assert result.saturated is not None
     assert "waited for a processor" in result.saturated
 
@@ -331,6 +353,28 @@ def test_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.answered > 5
     assert spread.answered > 5
     assert spread.failed == {}
+
+
+# Open files
+
+
+_FEW_FILES = """
+import resource, sys
+from dlenv.bench import Request, Target, closed
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]), int(sys.argv[3])))
+result = closed(Target(url=sys.argv[1], requests=(Request(body=b""),)), connections=100, duration=0.3, tool="own")
+print(result.failed, result.answered >= 100)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not limit open files this way")
+def test_more_connections_than_files_may_be_open() -> None:
+    with serving(slow(0)) as server:
+        words = [sys.executable, "-c", _FEW_FILES, server.url]
+        raised = subprocess.run([*words, "50", "200"], capture_output=True, text=True, check=False)
+        refused = subprocess.run([*words, "50", "60"], capture_output=True, text=True, check=False)
+    assert (raised.stdout, raised.stderr) == ("{} True\n", "")
+    assert "100 connections need more open files than the 60" in refused.stderr
 
 
 # What can't be measured

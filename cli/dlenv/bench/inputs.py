@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import struct
@@ -49,6 +50,7 @@ def row_bytes(datatype: str, row: Sequence[int]) -> int:
     return struct.calcsize(f"<{_CODES[datatype]}") * max(0, math.prod(row)) if datatype in _CODES else 0
 
 
+@functools.cache
 def _digits() -> list[bytes]:
     """Handwritten digits (MNIST), in mixed order; none where the package that brings them is not installed."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import select
@@ -155,12 +156,14 @@ class Load:
         sock = socket.socket(self._family, socket.SOCK_STREAM)
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.connect_ex(self._peer)  # whether it went well is asked once the socket is writable
+        number = sock.connect_ex(self._peer)  # whether it went well is mostly known once the socket is writable
         connection = _Connection(sock)
         connection.due = due
         self._connections.add(connection)
         self._connecting += 1
         self._selector.register(sock, selectors.EVENT_WRITE, connection)
+        if number not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
+            self._fail(connection, OSError(number, os.strerror(number)))
 
     def _go_on_connecting(self, connection: _Connection) -> None:
         if number := connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):

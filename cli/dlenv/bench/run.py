@@ -21,6 +21,7 @@ from dlenv.bench.target import Address, Target, address, wires
 from dlenv.errors import BenchError, UsageError
 
 BUSY_LIMIT = 0.9  # of the time, for one process: above it the generator itself is waited for
+WAIT_LIMIT = 0.5  # of the time, for one process: answers that lie there because it can't run look like slow ones
 LAG_FLOOR = 0.005  # seconds: programs that share a processor take turns of a few milliseconds
 LAG_SHARE = 0.2  # of the service's p99
 _CONNECT = 5.0  # seconds for the first connection
@@ -94,6 +95,10 @@ def _check(target: Target, connections: int, duration: float, processes: int, wa
     wires(target)
     if not 1 <= processes <= connections:
         raise UsageError(f"{processes} processes can't share {connections} connections; give each at least one")
+    if -(-connections // processes) + worker.OTHER_FILES > (limit := worker.file_limit()):
+        raise UsageError(
+            f"{connections} connections need more open files than the {limit:.0f} that `ulimit -Hn` allows"
+        )
     if not (math.isfinite(duration) and duration > 0):
         raise UsageError(f"duration {duration:g} can't be used; give a number of seconds above 0")
     if not (math.isfinite(warm_up) and warm_up >= 0):
@@ -219,7 +224,7 @@ def _judged(result: Result, used: float, delayed: float) -> Result:
     behind = result.client_lag or 0.0
     if used > BUSY_LIMIT:
         reason = f"the load generator used {used:.0%} of a core; give it more processes, or ask for less"
-    elif used + delayed > BUSY_LIMIT:
+    elif used + delayed > BUSY_LIMIT or delayed > WAIT_LIMIT:
         reason = (
             f"the load generator waited for a processor {delayed:.0%} of the time; end what else runs on this machine, "
             "or measure from another one"

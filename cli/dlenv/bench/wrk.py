@@ -110,7 +110,7 @@ function done(summary, latency, requests)
       fail("status " .. status, times)
     end
   end
-  fail("connection refused", summary.errors.connect)
+  fail("not connected", summary.errors.connect)
   fail("closed before the answer", summary.errors.read)
   fail("connection lost while sending", summary.errors.write)
   fail("no answer in %(timeout)d s", summary.errors.timeout)
