@@ -58,7 +58,9 @@ class Settings(pydantic.BaseModel):
 
     # How batches are made and run
     device: Literal["auto", "cpu", "cuda"] = pydantic.Field("auto", description="Device that runs the models.")
-    max_batch: int = pydantic.Field(64, description="Most rows in one batch.", ge=1, le=65536)
+    max_batch: int = pydantic.Field(
+        64, description="Most rows in one batch; a CPU takes fewer where that is faster.", ge=1, le=65536
+    )
     max_delay_us: int = pydantic.Field(
         0, description="Microseconds that a batch may wait for more rows while the device is idle.", ge=0, le=1_000_000
     )

@@ -248,7 +248,15 @@ class Host:
             engine = await asyncio.to_thread(self._engine, model, signature)
         statistics = Statistics()
         batcher = Batcher(engine.best_batch, self.settings.max_queue_rows, self.settings.max_delay_us)
-        log.info("loaded %s version %d on %s in %.2f s", name, version, self.device, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        log.info(
+            "loaded %s version %d on %s in %.2f s; batches of up to %d",
+            name,
+            version,
+            self.device,
+            seconds,
+            engine.best_batch,
+        )
         return Served(
             name, version, model.manifest, signature, Lane(batcher, engine, statistics), engine.memory_bytes, statistics
         )

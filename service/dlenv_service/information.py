@@ -90,7 +90,7 @@ async def model_config(
             ],
             "instance_group": [{"name": served.name, "kind": _kind(service), "count": 1}],
             "dynamic_batching": {
-                "preferred_batch_size": [settings.max_batch],
+                "preferred_batch_size": [served.lane.batcher.max_batch],
                 "max_queue_delay_microseconds": settings.max_delay_us,
                 "default_queue_policy": {
                     "max_queue_size": settings.max_queue_rows,

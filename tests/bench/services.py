@@ -49,7 +49,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 DLENV = ("{python}", "-m", "dlenv", "serve", "--log-level", "warning", "--port", "{port}", "mnist-lenet")
 INFER = "/v2/models/mnist-lenet/infer"
 # Its backend is a program of its own, linked to libpython: to this Python's, not to the system's.
-TRITON = (("LD_LIBRARY_PATH", "{libraries}"),)
+TRITON = (("LD_LIBRARY_PATH", "{libraries}"), ("PYTRITON_HOME", "{scratch}"))
 
 SERVICES = (
     Service(

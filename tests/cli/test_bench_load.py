@@ -244,14 +244,18 @@ def test_a_stall_shows_in_an_open_loop_which_a_closed_one_hides() -> None:
 def test_requests_wait_in_line_for_a_connection() -> None:
     """Two connections, 20 ms an answer: 100 a second at most. At 150 a second the line grows."""
     with serving(slow(0.02)) as server:
-        result = open_loop(Target(url=server.url, requests=ONE), rate=150, connections=2, duration=1, warm_up=0)
+        target = Target(url=server.url, requests=ONE)
+        result = open_loop(target, rate=150, connections=2, duration=1, warm_up=0)
         assert server.connections - 1 == 2
+        enough = open_loop(target, rate=20, connections=64, duration=0.5, warm_up=0)
     assert result.rate <= 102
     assert result.latency is not None
     # The last ones are due when 100 of 150 are answered, and wait for the other 50: half a second at 100 a second.
     assert result.latency.max > 0.3
     assert result.failed == {}  # those still in line at the end were answered soon after it
     assert result.answered > result.rate * result.seconds
+    assert 50 < result.queued <= result.answered
+    assert enough.queued == 0
 
 
 def test_an_open_loop_opens_closed_connections_again() -> None:

@@ -56,6 +56,22 @@ def test_the_bars_of_a_download_are_added_up() -> None:
     assert states[-1][0] == states[-1][1] == pytest.approx(sum(WHEELS.values()) * MIB, rel=1e-3)
 
 
+def test_an_older_uv_is_understood() -> None:
+    """It ends the rows that it draws."""
+    lines, states = heard(recorded("older"))
+    assert [re.sub(r" in \S+$", "", line) for line in lines] == [
+        "Using Python 3.11.7 environment at: env",
+        "Resolved 3 packages",
+        "Prepared 3 packages",
+        "Installed 3 packages",
+        *(f" + {package}" for package in ("numpy==1.26.4", "scipy==1.11.4", "six==1.17.0")),
+    ]
+    assert [done for done, _ in states] == sorted(done for done, _ in states)
+    assert len(states) > 8
+    expected = (WHEELS["numpy"] + WHEELS["scipy"]) * MIB + 10.79 * 1024
+    assert states[-1][0] == states[-1][1] == pytest.approx(expected, rel=1e-3)
+
+
 def test_where_nothing_is_cached_the_size_of_all_is_the_total_from_the_beginning() -> None:
     size = round(75 * MIB)
     _, states = heard(recorded("download"), (5, size))
@@ -66,7 +82,7 @@ def test_where_nothing_is_cached_the_size_of_all_is_the_total_from_the_beginning
 
 
 def test_how_the_talk_is_cut_does_not_matter() -> None:
-    for name in ("download", "warning", "broken-off", "error"):
+    for name in ("download", "older", "warning", "broken-off", "error"):
         whole = "".join(recorded(name))
         lines, states = heard(recorded(name))
         by_character, finer = heard(list(whole))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -98,6 +100,50 @@ def test_the_model_is_in_eval_mode() -> None:
     answers = [engine.run([rows], 2)[0].probabilities for _ in range(3)]
     np.testing.assert_array_equal(answers[0], answers[1])
     np.testing.assert_array_equal(answers[0], answers[2])
+
+
+class Slow(torch.nn.Module):
+    """Takes `call` seconds, and `row` more for every row above `room`."""
+
+    def __init__(self, call: float, row: float = 0.0, room: int = 0) -> None:
+        super().__init__()
+        self.call, self.row, self.room = call, row, room
+        self.sizes: list[int] = []
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(rows))
+        time.sleep(self.call + self.row * max(0, len(rows) - self.room))
+        return rows
+
+
+def warmed_up(slow: Slow, max_batch: int) -> CpuEngine:
+    module = classify(slow, [4], 1.0, [0.0] * 4, [1.0] * 4)
+    engine = CpuEngine(module, [4], np.dtype(np.float32), max_batch)
+    engine.warm_up()
+    return engine
+
+
+def test_batches_are_as_large_as_is_fastest() -> None:
+    # Above 8 rows each one more costs as much as a call of 8: what a cache that is too small does, only more so.
+    assert warmed_up(Slow(0.002, 0.002, 8), 64).best_batch == 8
+    assert warmed_up(Slow(0.002), 48).best_batch == 48
+
+
+def test_a_slow_model_is_not_run_in_large_batches() -> None:
+    slow = Slow(0.06, 0.06)
+    assert warmed_up(slow, 64).best_batch == 1
+    assert len(slow.sizes) == 4
+    assert set(slow.sizes) == {1}
+
+
+def test_the_memory_format_changes_no_answer() -> None:
+    module, shape, dtype = model("lenet")
+    rows = random_rows(shape, dtype, 8)
+    wanted = eager(module, rows)
+    engine = CpuEngine(module, shape, dtype, max_batch=8)
+    for memory_format in (torch.channels_last, torch.contiguous_format):
+        module.to(memory_format=memory_format)
+        np.testing.assert_allclose(engine.run([rows], 8)[0].probabilities, wanted, rtol=0, atol=CPU_TOLERANCE)
 
 
 def test_memory_is_what_the_weights_take() -> None:

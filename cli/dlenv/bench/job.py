@@ -30,6 +30,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     lag: Histogram = msgspec.field(default_factory=Histogram)  # of the generator: from due to taken up
     in_time: int = 0  # right answers that came within the measured time
     wrong: int = 0
+    queued: int = 0  # requests that were due when all connections were in use
     failed: dict[str, int] = msgspec.field(default_factory=dict)
     cpu: float = 0.0  # seconds computed within the measured time
     delayed: float = 0.0  # seconds waited for a processor in it

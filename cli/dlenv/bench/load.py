@@ -98,12 +98,16 @@ class Load:
         while (now := _clock()) < self._until:
             if before is None and now >= self._from:
                 before = _processor()
+            taken_up = 0
             while due <= now and due < self._until:
                 self._line.append(due)
                 if due >= self._from:
                     self._outcome.lag.add(now - due)
+                    taken_up += 1
                 due += arrivals.expovariate(rate)
             self._serve_line()
+            if len(self._connections) == self._job.connections and not self._connecting:
+                self._outcome.queued += min(taken_up, len(self._line))
             self._handle(min(due, self._until) - now)
         self._account(before)
         # What was due in the last moments of it has not been taken up yet.

@@ -61,6 +61,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     answered: int  # 200 with what was expected
     rejected: int
     wrong: int  # 200 with something else
+    queued: int  # due when all connections were in use: in line, where the service did not see them; open loop only
     failed: dict[str, int]  # by reason: another status, or what happened to the connection
     rate: float  # right answers per second
     latency: Latency | None

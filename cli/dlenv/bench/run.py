@@ -202,6 +202,7 @@ def _result(
         answered=len(accepted),
         rejected=len(turned_away),
         wrong=sum(outcome.wrong for outcome in outcomes),
+        queued=sum(outcome.queued for outcome in outcomes),
         failed=failed,
         rate=sum(outcome.in_time for outcome in outcomes) / duration,
         latency=Latency.of(accepted),

@@ -226,6 +226,7 @@ def _result(target: Target, connections: int, threads: int, figures: _Figures, c
         answered=right,
         rejected=figures.refusals,
         wrong=figures.wrong,
+        queued=0,
         failed=figures.failed,
         rate=right / seconds,
         latency=latency,

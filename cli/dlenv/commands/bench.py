@@ -91,7 +91,12 @@ def command(
                 say(f"Note: {asked.name} has no output of integers; answers are counted, not checked.")
             for load in rates or counts:
                 say(f"Measuring {asked.name}: {_count(size, 'row')} a request, {_load(load, bool(rates))}...")
-                results.append((size, load, measure(target, load)))
+                result = measure(target, load)
+                results.append((size, load, result))
+                if result.queued:
+                    say(
+                        f"Note: {result.queued} requests found all {result.connections} connections in use, and waited."
+                    )
     problems = list(_problems(results))
     if as_json:
         measurements = [

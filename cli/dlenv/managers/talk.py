@@ -1,8 +1,9 @@
 """uv's talk on a terminal: its lines, and how far its downloads are by the bars that it draws.
 
 uv draws with indicatif: a row "name ----- 12.30 MiB/846.10 MiB" for each download, below one that says what it is at
-("Preparing packages... (3/60)"). Rows are filled with spaces to the terminal's width, not ended; then the cursor goes
-back and they are erased. Seen of uv 0.13.9; what another version draws otherwise is at least not taken for a line.
+("Preparing packages... (3/60)"). Rows are filled with spaces to the terminal's width, not ended (or ended: uv 0.9.0);
+then the cursor goes back and they are erased. What a version other than 0.9.0 and 0.13.9 draws otherwise still serves
+to say what uv is at, and no line is lost.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Talk:
         self._full = full
         self._is_full = self._is_prepared = False
         self._files: dict[str, tuple[int, int]] = {}  # bytes there and bytes in all of each download
+        self._rows: list[str] = []  # that are drawn
         self._held = self._text = ""  # half a control sequence; what came since the last end
 
     @property
@@ -60,7 +62,8 @@ class Talk:
             if end[0].endswith("\n"):
                 lines += self._line()
             else:
-                self._drawn(self._text)
+                self._rows += self._split(self._text)
+                self._erased()
             self._text = ""
         self._text += text[start:]
         return lines
@@ -74,22 +77,27 @@ class Talk:
     def _line(self) -> list[str]:
         """The line that ends; uv may write it behind the rows that are drawn, without erasing them."""
         line, drawn = self._text, 0
-        while (row := line[drawn : drawn + self._columns]) and (row[0] in _AT_WORK or self._is_filled(row)):
+        while self._is_drawn(row := line[drawn : drawn + self._columns]):
+            self._rows.append(row)
             drawn += self._columns
-        self._drawn(line[:drawn])
         if drawn and not line[drawn:]:
             return []
         self._is_prepared |= line[drawn:].startswith("Prepared ")
         return [line[drawn:]]
 
-    def _is_filled(self, text: str) -> bool:
-        return len(text) == self._columns and text.endswith("  ")
+    def _is_drawn(self, row: str) -> bool:
+        is_filled = len(row) == self._columns and row.endswith("  ")
+        return bool(row) and (is_filled or row[0] in _AT_WORK or bool(_BAR.fullmatch(row.strip())))
 
-    def _drawn(self, text: str) -> None:
+    def _split(self, text: str) -> list[str]:
+        return [text[at : at + self._columns] for at in range(0, len(text), self._columns)]
+
+    def _erased(self) -> None:
         """Take what was on the screen at once."""
-        if not text:
+        if not self._rows:
             return
-        rows = [text[at : at + self._columns].strip(_AT_WORK + " ") for at in range(0, len(text), self._columns)]
+        rows = [row.strip(_AT_WORK + " ") for row in self._rows]
+        self._rows = []
         bars = [bar for row in rows if (bar := _BAR.fullmatch(row))]
         others = [row for row in rows if row and not _BAR.fullmatch(row)]
         self.label = next(iter([*others, *(bar["name"] for bar in bars), self.label]))
