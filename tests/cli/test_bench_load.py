@@ -22,7 +22,7 @@ ONE = (Request(body=b"question", expect=b"ok"),)
 
 
 def own(
-    target: Target, *, connections: int = 4, duration: float = 0.5, warm_up: float = 0.1, processes: int = 1
+    target: Target, *, connections: int = 4, duration: float = 0.3, warm_up: float = 0.1, processes: int = 1
 ) -> Result:
     return closed(target, connections=connections, duration=duration, warm_up=warm_up, processes=processes, tool="own")
 
