@@ -13,7 +13,6 @@ an hour on two cores. Ctrl-C stops everything that was started.
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import statistics
 import sys
@@ -21,8 +20,6 @@ import types
 from pathlib import Path
 
 import psutil
-
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 from lifecycle import running
 from loads import BATCH_CONNECTIONS, CONNECTIONS, Images, Load, bare, digits
