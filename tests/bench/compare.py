@@ -20,7 +20,6 @@ import types
 from pathlib import Path
 
 import psutil
-
 from lifecycle import running
 from loads import BATCH_CONNECTIONS, CONNECTIONS, Images, Load, bare, digits
 from peers.lenet import MAX_BATCH, Classifier
@@ -91,8 +90,8 @@ def main() -> None:
     services = [service for service in SERVICES if service.name in wanted]
     # Both, so that services are stopped on SIGTERM as on Ctrl-C; and because a shell has its background jobs, and all
     # that these start, ignore SIGINT, by which the services are stopped. What we start gets the default back.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, _interrupt)
 
     turns: list[Turn] = []
     installed = []
