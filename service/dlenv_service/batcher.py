@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -128,18 +129,19 @@ class Batcher:
     def __len__(self) -> int:
         return len(self._items)
 
-    def add(self, item: Item, retry_after: int = 1) -> None:
-        """Queue an item.
+    def add(self, item: Item, retry_after: Callable[[int], int] = lambda _: 1) -> None:
+        """Queue an item; ``retry_after`` tells in how many seconds so many rows will be answered.
 
         Raises:
             Overloaded: the queue has no room for this many rows; nothing was queued.
         """
         with self._lock:
             if self.rows + item.count > self.max_queue_rows:
+                seconds = retry_after(self.rows)
                 raise Overloaded(
                     f"the queue is full: {self.rows} rows wait and {item.count} more would pass its limit of "
-                    f"{self.max_queue_rows}; try again in {retry_after} s",
-                    retry_after,
+                    f"{self.max_queue_rows}; try again in {seconds} s",
+                    seconds,
                 )
             self._items.append(item)
             self.rows += item.count

@@ -160,7 +160,7 @@ class Host:
             allowed = min(allowed, timeout_us * 1000)
         item = Item(rows, outcome, now, now + allowed)
         batcher = served.lane.batcher
-        batcher.add(item, served.statistics.retry_after(batcher.rows))
+        batcher.add(item, served.statistics.retry_after)
         assert self._worker is not None
         self._worker.notify()
         return item

@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -40,12 +41,12 @@ class Signature:
     outputs: tuple[str, str]  # names of probabilities and label
     max_rows: int
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype[Any]:
         """NumPy's name for the input's datatype."""
         return DTYPES[self.datatype]
 
-    @property
+    @cached_property
     def row_size(self) -> int:
         """Elements in one row."""
         return math.prod(self.shape)

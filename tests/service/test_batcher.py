@@ -218,7 +218,7 @@ def test_the_limit_counts_rows_and_a_refused_item_leaves_the_queue_as_it_was(
     batcher = Batcher(4, max_queue_rows=5)
     batcher.add(item(loop, 3, 0))
     with pytest.raises(Overloaded, match=r"3 rows wait and 3 more would pass its limit of 5; try again in 7 s") as full:
-        batcher.add(item(loop, 3, 3), retry_after=7)
+        batcher.add(item(loop, 3, 3), lambda rows: rows + 4)
     assert full.value.retry_after == 7
     batcher.add(item(loop, 2, 6))
     assert taken(batcher) == [[0, 1, 2, 6], [7]]
