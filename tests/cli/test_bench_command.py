@@ -220,6 +220,23 @@ def test_a_model_without_labels_is_counted_only(run: Run) -> None:
     assert "answers are counted, not checked" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ([{"name": "a", "datatype": "FP32", "shape": [-1, 2]}] * 2, "takes 2 inputs"),
+        ([{"name": "a", "datatype": "FP32", "shape": [1, 2]}], "takes [1, 2]"),
+        ([{"name": "a", "datatype": "BYTES", "shape": [-1]}], "takes BYTES"),
+        ([{"name": "a", "datatype": "FP32"}], "is not an inference service"),
+    ],
+)
+def test_a_model_that_cannot_be_asked(run: Run, inputs: list[dict[str, object]], words: str) -> None:
+    metadata = answer(json.dumps({"name": "m", "inputs": inputs, "outputs": []}).encode())
+    with serving(lambda asked: metadata) as server:
+        result = run("bench", base(server.url), "--model", "m", "--rows", "3", "--tool", "own")
+    assert result.code == 1
+    assert words in error(result)
+
+
 def test_a_saturated_generator_is_not_valid(run: Run) -> None:
     with serving(service(lambda asked: 1)) as server:
         result = run("bench", base(server.url), "--rate", "1e6", "--rows", "1", "--duration", "0.02", "--json")
