@@ -263,6 +263,13 @@ def test_nothing_listens(run: Run) -> None:
     assert "can't be reached" in error(result)
 
 
+def test_a_picture_without_matplotlib(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = run("bench", "http://127.0.0.1:1", "--plot", "a.png")
+    assert result.code == 1
+    assert "this needs matplotlib, which is not installed: pip install 'dlenv[train]'" in error(result)
+
+
 # Misuse
 
 

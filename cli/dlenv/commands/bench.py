@@ -130,12 +130,12 @@ def _list(option: str, text: str, kind: Callable[[str], _Number], most: float) -
 
 def _check_picture(path: Path) -> None:
     """Raise before the measurement what would be raised after it."""
-    with needs("train"):
-        import matplotlib  # noqa: F401
     if path.suffix.lower() != ".png" or path.is_dir():
         raise UsageError(f"--plot {path} is not the name of a PNG file; give one such as bench.png")
     if not path.absolute().parent.is_dir():
         raise UsageError(f"--plot {path}: the folder {path.absolute().parent} does not exist; make it first")
+    with needs("train"):
+        import matplotlib  # noqa: F401
 
 
 def _draw(results: Sequence[tuple[int, float, Result]], title: str, path: Path) -> None:
