@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,20 +28,6 @@ class Eager:
         return {"probabilities": probabilities, "label": labels[:, None]}
 
 
-class Exported(torch.nn.Module):
-    """Preprocessing, model and softmax as one graph."""
-
-    def __init__(self, classifier: Classifier) -> None:
-        super().__init__()
-        self.classifier = classifier
-        self.module = classifier.module
-
-    def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs = (rows.to(torch.float32) * self.classifier.scale - self.classifier.mean) / self.classifier.std
-        probabilities = torch.softmax(self.module(inputs), dim=1)
-        return probabilities, probabilities.argmax(dim=1, keepdim=True)
-
-
 class Onnx:
     def __init__(self) -> None:
         import onnxruntime
@@ -54,16 +39,22 @@ class Onnx:
             path = Path(scratch) / "model.onnx"
             example = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
             sizes = {"rows": {0: torch.export.Dim("n", min=1, max=MAX_BATCH)}}
-            names: dict[str, Any] = {"input_names": ["input"], "output_names": ["probabilities", "label"]}
             torch.onnx.export(
-                Exported(Classifier()), (example,), path, dynamo=True, dynamic_shapes=sizes, verbose=False, **names
+                Classifier().model,
+                (example,),
+                path,
+                dynamo=True,
+                dynamic_shapes=sizes,
+                input_names=["input"],
+                output_names=["probabilities", "label"],
+                verbose=False,
             )
             self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     @batch
     def __call__(self, input: Array) -> dict[str, Array]:  # noqa: A002 - the tensor's name
         probabilities, labels = self.session.run(None, {"input": input})
-        return {"probabilities": probabilities, "label": labels}
+        return {"probabilities": probabilities, "label": labels[:, None]}
 
 
 def main(port: int, engine: str) -> None:
