@@ -58,6 +58,10 @@ class Settings(pydantic.BaseModel):
 
     # How batches are made and run
     device: Literal["auto", "cpu", "cuda"] = pydantic.Field("auto", description="Device that runs the models.")
+    engine: Literal["auto", "eager", "onnx"] = pydantic.Field(
+        "auto",
+        description="What runs models on a CPU: `eager` PyTorch; `onnx` Runtime; `auto` PyTorch until ONNX is ready.",
+    )
     max_batch: int = pydantic.Field(
         64, description="Most rows in one batch; a CPU takes fewer where that is faster.", ge=1, le=65536
     )

@@ -43,6 +43,8 @@ class Timing:
 class Runner(Protocol):
     """Something that answers a batch: an :class:`dlenv_service.engine.Engine`."""
 
+    name: str
+
     def run(self, pieces: list[Array], count: int) -> tuple[Answer, Timing]:
         """Answer ``count`` rows, given in pieces ``(n_i, ...)``; called in the device's thread only."""
         ...
@@ -63,6 +65,11 @@ class Lane:
         """Rows on the device right now."""
         batch = self.batch
         return batch.count if batch is not None else 0
+
+    def replace(self, runner: Runner, max_batch: int) -> None:
+        """Run batches of up to ``max_batch`` on another runner; called in the device's thread only."""
+        self.runner = runner
+        self.batcher.max_batch = max_batch
 
     def expire(self, now: int) -> None:
         """Answer every request past its deadline, those on the device too. Called on the loop's thread.

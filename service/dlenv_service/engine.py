@@ -10,6 +10,7 @@ captured once for each bucket of batch sizes as one CUDA graph, and a batch is p
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from dlenv.errors import StartError
 from dlenv_service.batcher import Answer, Array
 from dlenv_service.device import Runner, Timing
 
-__all__ = ["CpuEngine", "CudaEngine", "Engine", "buckets", "classify", "pick_device"]
+__all__ = ["CpuEngine", "CudaEngine", "Engine", "HostEngine", "buckets", "classify", "pick_device"]
 
 # At warm-up the fastest of some runs of a size counts: others are slowed by what else the machine does.
 TRIALS = 4
@@ -36,6 +37,7 @@ COMPARED = 8
 class Engine(Runner, Protocol):
     """A :class:`dlenv_service.device.Runner` that has to be warmed up first."""
 
+    name: str  # of what runs the model
     memory_bytes: int
     best_batch: int  # rows in one batch that give the most rows a second; known once it is warm
 
@@ -100,45 +102,39 @@ class classify(nn.Module):  # noqa: N801 - read as a verb: classify(model)(rows)
         return probabilities, probabilities.argmax(dim=1)
 
 
-class CpuEngine:
-    """Eager PyTorch on the CPU."""
+class HostEngine(ABC):
+    """What runs on the CPU: rows are gathered in one place, and the batch that is fastest is found out."""
 
-    def __init__(self, model: classify, shape: Sequence[int], dtype: np.dtype[np.generic], max_batch: int) -> None:
-        self._model = model.eval()
-        self._rows = torch.empty((max_batch, *shape), dtype=torch.from_numpy(np.empty(0, dtype)).dtype)
-        self._staging = self._rows.numpy()
+    def __init__(self, shape: Sequence[int], dtype: np.dtype[np.generic], max_batch: int) -> None:
+        self._staging = np.zeros((max_batch, *shape), dtype)
         self.best_batch = max_batch
-        self.memory_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
+        self.speed = 0.0  # rows a second in such batches
+
+    @abstractmethod
+    def infer(self, count: int) -> tuple[Array, Array]:
+        """Probabilities and labels of the first ``count`` rows that were gathered, in arrays of their own."""
 
     def warm_up(self) -> None:
-        """Run every size that will be used, and find out what is fastest on this machine.
+        """Run every size that will be used, and find out which batch is the fastest.
 
-        The weights' memory format: with channels last, PyTorch's convolutions and poolings on the CPU are up to twice
-        as fast (docs.pytorch.org/tutorials/intermediate/memory_format_tutorial.html). And the batch: more rows share
-        the cost of a call until what the layers pass on no longer fits into the core's cache, so that the largest
-        batch is not the fastest (tests/bench/RESULTS.md has figures of both).
+        More rows share the cost of a call until what the layers pass on no longer fits into the core's cache, so that
+        the largest batch is not the fastest (tests/bench/RESULTS.md has figures).
         """
-        self._staging.fill(0)
-        rows = min(COMPARED, len(self._staging)) if self._seconds(1) < LONGEST_S / COMPARED else 1
-        formats: dict[torch.memory_format, float] = {}
-        for each in (torch.contiguous_format, torch.channels_last):
-            self._model.to(memory_format=each)
-            formats[each] = self._seconds(rows)
-        self._model.to(memory_format=min(formats, key=formats.__getitem__))
         speeds: dict[int, float] = {}
         for size in buckets(len(self._staging)):
-            seconds = self._seconds(size)
+            seconds = self.seconds(size)
             speeds[size] = size / seconds
             if seconds > LONGEST_S:
                 break
         self.best_batch = max(size for size, speed in speeds.items() if speed >= NEARLY * max(speeds.values()))
+        self.speed = speeds[self.best_batch]
 
-    def _seconds(self, size: int) -> float:
+    def seconds(self, size: int) -> float:
         """What a batch takes; the first run of a size also allocates and picks kernels, which others pay no more."""
         fastest = float("inf")
         for _ in range(1 + TRIALS):
             began = time.perf_counter()
-            self.run([self._staging[:size]], size)
+            self.infer(size)
             fastest = min(fastest, time.perf_counter() - began)
             if fastest > LONGEST_S:
                 break
@@ -149,15 +145,46 @@ class CpuEngine:
         began = time.perf_counter_ns()
         gather(pieces, self._staging)
         gathered = time.perf_counter_ns()
+        answer = Answer(*self.infer(count))
+        return answer, Timing(gathered - began, time.perf_counter_ns() - gathered, 0)
+
+
+class CpuEngine(HostEngine):
+    """Eager PyTorch."""
+
+    name = "pytorch"
+
+    def __init__(self, model: classify, shape: Sequence[int], dtype: np.dtype[np.generic], max_batch: int) -> None:
+        super().__init__(shape, dtype, max_batch)
+        self._model = model.eval()
+        self._rows = torch.from_numpy(self._staging)
+        self.memory_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
+
+    def warm_up(self) -> None:
+        """Choose the weights' memory format, too.
+
+        With channels last, PyTorch's convolutions and poolings on the CPU can be up to twice as fast
+        (docs.pytorch.org/tutorials/intermediate/memory_format_tutorial.html).
+        """
+        rows = min(COMPARED, len(self._staging)) if self.seconds(1) < LONGEST_S / COMPARED else 1
+        formats: dict[torch.memory_format, float] = {}
+        for each in (torch.contiguous_format, torch.channels_last):
+            self._model.to(memory_format=each)
+            formats[each] = self.seconds(rows)
+        self._model.to(memory_format=min(formats, key=formats.__getitem__))
+        super().warm_up()
+
+    def infer(self, count: int) -> tuple[Array, Array]:
+        """Probabilities and labels of the first rows."""
         with torch.inference_mode():
             probabilities, labels = self._model(self._rows[:count])
-        inferred = time.perf_counter_ns()
-        answer = Answer(probabilities.numpy(), labels.numpy())
-        return answer, Timing(gathered - began, inferred - gathered, time.perf_counter_ns() - inferred)
+        return probabilities.numpy(), labels.numpy()
 
 
 class CudaEngine:
     """CUDA graphs, one for each bucket of batch sizes, fed from pinned memory."""
+
+    name = "cuda graphs"
 
     def __init__(self, model: classify, shape: Sequence[int], dtype: np.dtype[np.generic], max_batch: int) -> None:
         self._device = torch.device("cuda", torch.cuda.current_device())

@@ -26,6 +26,7 @@ from dlenv_service.batcher import Array, Batcher, Item, Outcome
 from dlenv_service.config import Settings
 from dlenv_service.device import Device, Lane
 from dlenv_service.engine import CpuEngine, CudaEngine, Engine, classify, pick_device
+from dlenv_service.improvement import Improver
 from dlenv_service.statistics import Statistics
 from dlenv_service.tensors import DTYPES, Signature
 
@@ -78,6 +79,7 @@ class Host:
         self._repository: Repository | None = None
         self._worker: Device | None = None
         self._sweeper: asyncio.Task[None] | None = None
+        self._improver = Improver(settings)
         self._changing = asyncio.Lock()
 
     async def start(self, document: Document | None = None) -> None:
@@ -109,6 +111,7 @@ class Host:
         """Answer what waits with 503 and stop the device."""
         if self._sweeper is not None:
             self._sweeper.cancel()
+        await self._improver.close()
         for served in self.loaded():
             served.lane.batcher.clear(Unavailable("the service is stopping; send the request again later"))
         if self._worker is not None:
@@ -248,6 +251,9 @@ class Host:
             engine = await asyncio.to_thread(self._engine, model, signature)
         statistics = Statistics()
         batcher = Batcher(engine.best_batch, self.settings.max_queue_rows, self.settings.max_delay_us)
+        lane = Lane(batcher, engine, statistics)
+        if self.device.type == "cpu":
+            await self._improver.prepare(lane, model.manifest, signature, self._worker)
         seconds = time.perf_counter() - began
         log.info(
             "loaded %s version %d on %s in %.2f s; batches of up to %d",
@@ -257,9 +263,7 @@ class Host:
             seconds,
             engine.best_batch,
         )
-        return Served(
-            name, version, model.manifest, signature, Lane(batcher, engine, statistics), engine.memory_bytes, statistics
-        )
+        return Served(name, version, model.manifest, signature, lane, engine.memory_bytes, statistics)
 
     def _engine(self, model: LoadedModel, signature: Signature) -> Engine:
         prepare = model.manifest.preprocessing

@@ -88,6 +88,7 @@ async def model_config(
                 }
                 for tensor in served.manifest.outputs
             ],
+            "parameters": {"engine": {"string_value": served.lane.runner.name}},
             "instance_group": [{"name": served.name, "kind": _kind(service), "count": 1}],
             "dynamic_batching": {
                 "preferred_batch_size": [served.lane.batcher.max_batch],

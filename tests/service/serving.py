@@ -70,6 +70,8 @@ class Running:
 @contextmanager
 def run_service(settings: Settings, *, quick: bool = True) -> Iterator[Running]:
     """The service under uvicorn, in a thread of this process; `quick`: with the protocol that it is served with."""
+    if "engine" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"engine": "eager"})
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
     service = Service(settings)

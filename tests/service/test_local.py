@@ -34,7 +34,9 @@ class Process:
 
     def __init__(self, port: int, *options: str) -> None:
         command = [sys.executable, "-m", "dlenv", "serve", "--runtime", "local", "--port", str(port), *options]
-        environ = {key: value for key, value in os.environ.items() if not key.startswith("DLENV_")}
+        environ = {
+            key: value for key, value in os.environ.items() if not key.startswith("DLENV_") or key == "DLENV_ENGINE"
+        }
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.lines: list[str] = []
@@ -213,7 +215,7 @@ async def main():
     await service.close()
 asyncio.run(main())
 """
-    environ = {key: value for key, value in os.environ.items() if not key.startswith("DLENV_")}
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("DLENV_") or key == "DLENV_ENGINE"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=100, check=False
     )

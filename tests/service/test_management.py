@@ -556,7 +556,7 @@ def test_a_page_of_another_site_changes_nothing(root: Path, action: str, headers
 
 def test_a_replica_starts_from_a_document_with_nothing_in_it_or_with_a_model_that_is_gone(root: Path) -> None:
     async def start(models: dict[str, list[int]]) -> list[str]:
-        host = Host(Settings(repository=root, models=("points",), device="cpu"))
+        host = Host(Settings(repository=root, models=("points",), device="cpu", engine="eager"))
         try:
             await host.start({"generation": 5, "models": models})
             return [served.name for served in host.loaded()]
