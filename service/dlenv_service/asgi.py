@@ -7,6 +7,7 @@ the codec and the batcher. It runs under any ASGI server, and inside a Ray Serve
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from collections import Counter
@@ -60,6 +61,10 @@ class Service:
             DlenvError: it can't serve, with the reason.
         """
         await self.host.start(document)
+        # PyTorch leaves some hundred thousand objects that live as long as the process. To look at them again in each
+        # full collection would stop every request for 100 ms.
+        gc.collect()
+        gc.freeze()
         self._started = True
 
     async def drain(self) -> None:

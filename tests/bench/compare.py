@@ -102,21 +102,28 @@ def main() -> None:
         except Failed as error:
             say(f"{service.name} can't be installed: {error}")
             turns.append(Turn(service.name, 1, problem=f"can't be installed: {error}"))
-    classify = Classifier()
-    images = digits(classify)
+    classifiers = {engine: Classifier(engine) for engine in sorted({service.engine for service in services})}
+    images = digits(next(iter(classifiers.values())))
     others = psutil.cpu_percent(3.0)
-    loops = []
+    loops: dict[str, list[tuple[float, float]]] = {engine: [] for engine in classifiers}
     for number in range(1, options.rounds + 1):
-        loops.append(tuple(bare(classify, images, batch, options.duration / 3) for batch in (1, MAX_BATCH)))
+        for engine, classify in classifiers.items():
+            single, batched = (bare(classify, images, batch, options.duration / 3) for batch in (1, MAX_BATCH))
+            loops[engine].append((single, batched))
         # Each round begins with another one, so that none always comes after the same.
         shift = (number - 1) % len(installed) if installed else 0
         for service in installed[shift:] + installed[:shift]:
-            measured = turn(service, number, images, classify, options.duration)
+            measured = turn(service, number, images, classifiers[service.engine], options.duration)
             say(f"round {number}, {service.name}: {summary(measured)}")
             turns.append(measured)
-    single, batched = (statistics.median(column) for column in zip(*loops, strict=True))
     conditions = Conditions(
-        rounds=options.rounds, duration=options.duration, others=others, single=single, batched=batched
+        rounds=options.rounds,
+        duration=options.duration,
+        others=others,
+        loops={
+            engine: (statistics.median(single for single, _ in each), statistics.median(batched for _, batched in each))
+            for engine, each in loops.items()
+        },
     )
     text = section(services, turns, conditions)
     if options.plot and any(each.closed for each in turns):

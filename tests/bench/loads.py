@@ -22,6 +22,7 @@ from dlenv_models.data.bundled import mnist5k
 CONNECTIONS = (1, 32, 128)
 BATCH_CONNECTIONS = 4  # with 64 images a request
 OVERLOADS = (2, 5)  # times the capacity
+OVERLOAD_CONNECTIONS = 2048
 WARM_UP = 1.0  # seconds; BentoML learns its batch size from the first batches
 SETTLED_WITHIN = 30.0  # seconds
 BINARY = ("Content-Type", "application/octet-stream")
@@ -59,13 +60,18 @@ class Figures(msgspec.Struct, frozen=True):
 
 
 class Overload(msgspec.Struct, frozen=True):
-    """The same service on one half of the cores: its peak, and what is left of it at multiples of that."""
+    """A service on one half of the cores: its peak, and what is left of it at multiples of that."""
 
     peak: Figures
     loads: dict[int, Figures]
 
     def goodput(self, times: int) -> float:
         return self.loads[times].result.rate / self.peak.result.rate
+
+    def reached(self, times: int) -> float:
+        """What really arrived, over the peak: the generator has its limits, too."""
+        result = self.loads[times].result
+        return (result.answered + result.rejected + result.wrong) / result.seconds / self.peak.result.rate
 
     def rejection_cost(self, times: int) -> float:
         """CPU time of a rejection over that of a served request, taking that the served ones cost what they did."""
@@ -206,14 +212,12 @@ class Load:
         return Overload(peak, loads)
 
     def _open(self, target: Target, rows: int, rate: float) -> Figures:
-        # More than the longest queue of any of them holds (dlenv's: 4,096 images), or it would never be full. No
-        # warm-up, since CPU time is taken over the whole run: the queue fills in its first seconds.
-        connections = 6000 if rows == 1 else 500
+        # More than may wait, or nothing would be turned away. No warm-up, since CPU time is taken over the whole run.
         duration, processes = 2 * self.duration, min(4, len(os.sched_getaffinity(0)))
         return self._measure(
             rows,
             lambda: open_loop(
-                target, rate=rate, connections=connections, duration=duration, processes=processes, warm_up=0
+                target, rate=rate, connections=OVERLOAD_CONNECTIONS, duration=duration, processes=processes, warm_up=0
             ),
         )
 

@@ -29,7 +29,7 @@ def plot(turns: list[Turn], path: Path) -> None:
         panel.set_xlim(0, 1.25 * max([*shown, 1]))
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].invert_yaxis()
-    figure.supxlabel("requests/s, one image of 28 x 28 a request, eager PyTorch on one thread unless named", fontsize=9)
+    figure.supxlabel("requests/s, one image of 28 x 28 a request, one thread for the model", fontsize=9)
     figure.tight_layout()
     scratch = path.with_suffix(".tmp.png")
     figure.savefig(scratch, dpi=150)

@@ -16,28 +16,31 @@ import psutil
 import torch
 import turns as of
 from loads import BATCH_CONNECTIONS, CONNECTIONS, OVERLOADS, WARM_UP, WIRES
-from peers.lenet import MAX_BATCH, MODEL
-from services import Service, version
+from peers.lenet import MAX_BATCH
+from services import MODEL, SERVICES, Service, version
 from turns import Table, Turn, images
 
-DLENV = ("dlenv ray", "dlenv local")
+DLENV = ("dlenv ray", "dlenv local", "dlenv ray onnx")
+ENGINES = {service.name: service.engine for service in SERVICES}
 
 CONDITIONS = """\
-`{model}`, eager PyTorch on one thread in every service but where another engine is named, batches of at most {batch}.
+`{model}` in the same engine in every service: eager PyTorch on one thread, or ONNX Runtime where that is named; batches
+of at most {batch}. glibc is told to keep freed memory in the peers and the bare loop (`peers/lenet.py` says why).
 Each of {rounds} rounds starts, asks and stops one service after the other, so that it has the machine to itself but for
 the load generator, which shares its cores ({tool}; connections are kept alive; {duration:g} s a load after {warm_up:g}
 s to warm up). The requests are ten real digits in turn, and every answer is searched for its labels. Figures are
 medians over the rounds, ratios medians of each round's ratio. CPU is user and system time of all of the service's
 processes for each answer. Latencies are milliseconds.
 
-When the run began, everything else used {others:.0f} % of the machine. The bare model in a loop on one thread,
-preprocessing included: {single:,.0f} images/s one by one, {batched:,.0f} in batches of {batch}."""
+When the run began, everything else used {others:.0f} % of the machine. The bare engine in a loop:
+{loops}."""
 
 OVERLOAD = """\
 Poisson arrivals at multiples of the peak, with the service on one half of the cores and the load generator on the other
-(the peak is measured the same way). Goodput is right answers a second; latency is of accepted requests, from when they
-were due. A rejection's CPU time is what is left when every accepted request is counted as at the peak, so it can come
-out below nothing."""
+(the peak is measured the same way). What the generator really brought to an answer or a rejection is said as *reached*,
+in times the peak. Goodput is right answers a second; latency is of accepted requests, from when they were due. A
+rejection's CPU time is what is left when every accepted request is counted as at the peak, so it can come out below
+nothing."""
 
 LIFE = """\
 From the start of the command to the first right answer, with everything installed and read before; from Ctrl-C to the
@@ -45,13 +48,12 @@ end of the command, idle; the memory of all processes (proportional set size).""
 
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run was made, and what the bare loop gave (images/s, one by one and in batches of 64)."""
+    """How a run was made, and what the bare loop of each engine gave (images/s, one by one and in batches of 64)."""
 
     rounds: int
     duration: float  # seconds of a load
     others: float  # percent of the machine that something else used before it began
-    single: float
-    batched: float
+    loops: dict[str, tuple[float, float]]
 
 
 def section(services: list[Service], turns: list[Turn], conditions: Conditions) -> str:
@@ -75,8 +77,19 @@ def _head(services: list[Service], conditions: Conditions) -> str:
     machine = f"{os.cpu_count()} cores ({_processor()}), {memory:.0f} GiB, {gpu}"
     system = f"{platform.platform(terse=True)}, Python {platform.python_version()}"
     tool = "wrk, one thread" if shutil.which("wrk") else "one Python process"
+    loops = "; ".join(
+        f"{engine}, {single:,.0f} images/s one by one, {batched:,.0f} in batches of {MAX_BATCH}"
+        for engine, (single, batched) in conditions.loops.items()
+    )
     text = CONDITIONS.format(
-        model=MODEL, batch=MAX_BATCH, warm_up=WARM_UP, tool=tool, **msgspec.structs.asdict(conditions)
+        model=MODEL,
+        batch=MAX_BATCH,
+        rounds=conditions.rounds,
+        tool=tool,
+        duration=conditions.duration,
+        warm_up=WARM_UP,
+        others=conditions.others,
+        loops=loops,
     )
     rows = [[each.name, each.what, WIRES[each.wire].what, _versions(each)] for each in services]
     return "\n\n".join(
@@ -126,7 +139,7 @@ def _ratios(table: Table) -> str:
     """What dlenv aims at: each row says what, the bound, and whether to be at least or at most that."""
 
     def beside(peer: str, value: of.Value) -> Callable[[str], float]:
-        return lambda name: table.ratio(name, peer, value)
+        return lambda name: table.ratio(name, peer, value) if ENGINES[name] == ENGINES[peer] else of.NAN
 
     def own(value: of.Value) -> Callable[[str], float]:
         return lambda name: table.median(name, value)
@@ -134,7 +147,7 @@ def _ratios(table: Table) -> str:
     peers = (("mosec", 1.3), ("triton", 4.0), ("litserve", 10.0), ("bentoml", 10.0), ("ray serve", 30.0))
     goals: list[tuple[str, str, float, Callable[[str], float]]] = []
     for each in CONNECTIONS[1:]:
-        for peer, bound in (*peers, ("triton onnx", 1.0)):
+        for peer, bound in (*peers, ("mosec onnx", 1.0), ("triton onnx", 1.0)):
             goals.append((f"requests/s at {each} connections / {peer}", ">=", bound, beside(peer, of.rate(each))))
     goals.append(("p50 at 1 connection / uvicorn", "<=", 1.0, beside("uvicorn", of.latency(1, "p50"))))
     goals += [(f"p99/p50 at {each} / mosec", "<=", 1.0, beside("mosec", of.tail(each))) for each in CONNECTIONS]
@@ -145,7 +158,8 @@ def _ratios(table: Table) -> str:
     for times in OVERLOADS:
         what = f"CPU of a rejection / of an answer, {times} times the capacity"
         goals.append((what, "<=", 0.2, own(of.rejection(1, times))))
-    goals.append(("seconds to ready / `serve run`", "<=", 0.45, beside("ray serve", of.start)))
+    run = "ray serve"
+    goals.append(("seconds to ready / `serve run`", "<=", 0.45, lambda name: table.ratio(name, run, of.start)))
     alone = own(of.start)
     goals.append(("seconds to ready without Ray", "<=", 8.0, lambda name: alone(name) if name == DLENV[1] else of.NAN))
     goals.append(("seconds to stop when idle", "<=", 5.0, own(of.stop)))
@@ -184,6 +198,7 @@ def _overload(services: list[Service], table: Table) -> str:
                         str(size),
                         _whole(table.median(name, of.peak(size))),
                         str(times),
+                        _tenths(table.median(name, of.reached(size, times))),
                         _hundredths(table.median(name, of.goodput(size, times))),
                         _both(*latencies),
                         _hundredths(table.median(name, of.rejection(size, times))),
@@ -191,7 +206,7 @@ def _overload(services: list[Service], table: Table) -> str:
                 )
     if not rows:
         return ""
-    titles = ["service", "images a request", "peak requests/s", "times", "goodput / peak", "p50 / p99"]
+    titles = ["service", "images a request", "peak requests/s", "times", "reached", "goodput / peak", "p50 / p99"]
     return f"#### Overload\n\n{OVERLOAD}\n\n" + _markdown([*titles, "CPU of a rejection / of an answer"], rows)
 
 

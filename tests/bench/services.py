@@ -35,6 +35,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     requirements: str | None = None  # peers/<requirements>.txt; None: dlenv's own environment
     variables: tuple[tuple[str, str], ...] = ()
     stop: signal.Signals = signal.SIGINT
+    engine: str = "eager"
     overload: bool = False  # it has a limit to its queue that an overload can meet
 
     @property
@@ -46,26 +47,40 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
         return self.folder / "bin" / "python" if self.folder else Path(sys.executable)
 
 
-DLENV = ("{python}", "-m", "dlenv", "serve", "--log-level", "warning", "--port", "{port}", "mnist-lenet")
-INFER = "/v2/models/mnist-lenet/infer"
+# Queues as long as mosec's are by default: an overload shall fill them before the load generator runs out of sockets.
+DLENV = ("{python}", "-m", "dlenv", "serve", "--log-level", "warning", "--port", "{port}", "--max-queue-rows", "1024")
+MODEL = "mnist-lenet"
+INFER = f"/v2/models/{MODEL}/infer"
+MOSEC = ("{python}", "mosec_server.py", "--address", "127.0.0.1", "--port", "{port}", "--log-level", "error")
+ONNX = ("LENET_ENGINE", "onnx")
 # Its backend is a program of its own, linked to libpython: to this Python's, not to the system's.
 TRITON = (("LD_LIBRARY_PATH", "{libraries}"), ("PYTRITON_HOME", "{scratch}"))
 
 SERVICES = (
     Service(
         name="dlenv ray",
-        what="`dlenv serve`: Ray Serve, one replica, the short way in; its defaults",
+        what="`dlenv serve`: Ray Serve, one replica, the short way in; its defaults, but 1,024 images may wait",
         packages=("dlenv", "torch", "ray"),
-        command=(*DLENV, "--runtime", "ray"),
+        command=(*DLENV, "--runtime", "ray", "--engine", "eager", MODEL),
         wire="oip",
         path=INFER,
         overload=True,
     ),
     Service(
+        name="dlenv ray onnx",
+        what="the same with ONNX Runtime, which it takes by itself where that is faster",
+        packages=("dlenv", "onnxruntime", "ray"),
+        command=(*DLENV, "--runtime", "ray", "--engine", "onnx", MODEL),
+        wire="oip",
+        path=INFER,
+        engine="onnx",
+        overload=True,
+    ),
+    Service(
         name="dlenv local",
-        what="`dlenv serve --runtime local`: one process; its defaults",
+        what="`dlenv serve --runtime local`: one process; as above",
         packages=("dlenv", "torch", "uvicorn"),
-        command=(*DLENV, "--runtime", "local"),
+        command=(*DLENV, "--runtime", "local", "--engine", "eager", MODEL),
         wire="oip",
         path=INFER,
         overload=True,
@@ -80,13 +95,24 @@ SERVICES = (
     ),
     Service(
         name="mosec",
-        what="mosec: one worker process, batch wait 1 ms (its least; 10 ms by default)",
+        what="mosec: one worker process, batch wait 1 ms (its least; 10 ms by default), 1,024 requests may wait",
         packages=("mosec",),
-        command=("{python}", "mosec_server.py", "--address", "127.0.0.1", "--port", "{port}", "--log-level", "error"),
+        command=MOSEC,
         wire="raw",
         path="/inference",
         requirements="mosec",
         overload=True,
+    ),
+    Service(
+        name="mosec onnx",
+        what="the same with ONNX Runtime",
+        packages=("mosec", "onnxruntime"),
+        command=MOSEC,
+        wire="raw",
+        path="/inference",
+        requirements="mosec",
+        variables=(ONNX,),
+        engine="onnx",
     ),
     Service(
         name="triton",
@@ -100,13 +126,14 @@ SERVICES = (
     ),
     Service(
         name="triton onnx",
-        what="the same with ONNX Runtime in the callable",
+        what="the same with ONNX Runtime",
         packages=("nvidia-pytriton", "onnxruntime"),
-        command=("{python}", "triton_server.py", "{port}", "onnx"),
+        command=("{python}", "triton_server.py", "{port}"),
         wire="triton",
         path=INFER,
         requirements="triton",
-        variables=TRITON,
+        variables=(*TRITON, ONNX),
+        engine="onnx",
     ),
     Service(
         name="litserve",

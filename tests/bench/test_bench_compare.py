@@ -69,7 +69,7 @@ def test_a_rejection_costs_what_the_accepted_ones_leave() -> None:
 def test_the_section_names_what_failed_and_what_was_wrong() -> None:
     wrong = Turn("dlenv local", 1, closed={1: Figures(1, result(10, 10, wrong=3), 0.1)})
     broken = Turn("uvicorn", 1, problem="not ready\nwithin 180 s")
-    conditions = Conditions(rounds=1, duration=1.0, others=0.0, single=1.0, batched=2.0)
+    conditions = Conditions(rounds=1, duration=1.0, others=0.0, loops={"eager": (1.0, 2.0)})
     text = section([UVICORN], [wrong, broken], conditions)
     assert "10 answers were right and 3 wrong." in text
     assert "dlenv local, round 1, 1 connections: 3 answers were wrong" in text

@@ -114,6 +114,10 @@ def goodput(rows: int, times: int) -> Value:
     return lambda turn: turn.overload[rows].goodput(times)
 
 
+def reached(rows: int, times: int) -> Value:
+    return lambda turn: turn.overload[rows].reached(times)
+
+
 def rejection(rows: int, times: int) -> Value:
     return lambda turn: turn.overload[rows].rejection_cost(times)
 

@@ -1,23 +1,26 @@
-"""What every peer runs: the shipped `mnist-lenet` in dlenv's own eager PyTorch engine, on one thread.
+"""What every peer runs: the shipped `mnist-lenet` in dlenv's own engine, on one thread.
 
-The same engine on both sides, so that what is compared is the way to it and back. How an answer becomes bytes is here
-too, so that all peers with a binary wire send the same.
+The same engine on both sides, so that what is compared is the way to it and back: eager PyTorch, or ONNX Runtime where
+`LENET_ENGINE` says `onnx`. How an answer becomes bytes is here too, so that all peers with a binary wire send the same.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from dlenv_models.repository import Repository
-from dlenv_service.engine import CpuEngine, classify
+from dlenv_models.manifest import Manifest
+from dlenv_models.repository import LoadedModel, Repository
+from dlenv_service.engine import CpuEngine, Engine, classify
 
 MODEL = "mnist-lenet"
+SHAPE = (1, 28, 28)
 IMAGE = 784  # bytes
 MAX_BATCH = 64
 
@@ -31,18 +34,16 @@ LARGEST_MMAP_THRESHOLD = 32 * 2**20
 class Classifier:
     """Pixels of n images, 784 bytes each, to ``(n, 10)`` float32 and ``(n,)`` int64."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: str = "") -> None:
         keep_memory()
         torch.set_num_threads(1)
         loaded = Repository().load(MODEL)
-        preprocessing = loaded.manifest.preprocessing
-        shape = (1, 28, 28)
-        self.model = classify(loaded.module, shape, preprocessing.scale, preprocessing.mean, preprocessing.std)
-        self._engine = CpuEngine(self.model, shape, np.dtype(np.uint8), MAX_BATCH)
+        onnx = (engine or os.environ.get("LENET_ENGINE", "eager")) == "onnx"
+        self._engine = _onnx(loaded.manifest) if onnx else _eager(loaded)
         self._engine.warm_up()
 
     def __call__(self, pixels: bytes) -> tuple[Array, Array]:
-        rows = np.frombuffer(pixels, np.uint8).reshape(-1, 1, 28, 28)
+        rows = np.frombuffer(pixels, np.uint8).reshape(-1, *SHAPE)
         size = self._engine.best_batch  # larger batches are slower on this machine
         parts = [rows[start : start + size] for start in range(0, len(rows), size)]
         answers = [self._engine.run([part], len(part))[0] for part in parts]
@@ -52,6 +53,20 @@ class Classifier:
             np.concatenate([answer.probabilities for answer in answers]),
             np.concatenate([answer.labels for answer in answers]),
         )
+
+
+def _eager(loaded: LoadedModel) -> Engine:
+    prepare = loaded.manifest.preprocessing
+    model = classify(loaded.module, SHAPE, prepare.scale, prepare.mean, prepare.std)
+    return CpuEngine(model, SHAPE, np.dtype(np.uint8), MAX_BATCH)
+
+
+def _onnx(manifest: Manifest) -> Engine:
+    from dlenv_service.onnx_engine import OnnxEngine
+    from dlenv_service.onnx_export import Exporter, cached
+
+    Exporter().make(None, [manifest])
+    return OnnxEngine(cached(manifest), SHAPE, np.dtype(np.uint8), MAX_BATCH, threads=1)
 
 
 def keep_memory() -> None:
