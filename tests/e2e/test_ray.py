@@ -171,8 +171,10 @@ class Load:
 
 
 @pytest.fixture(scope="class")
-def one() -> Iterator[Serving]:
-    with serving(MODEL) as service:
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """As users start it: on a CPU its models go over to ONNX Runtime, exported into an empty cache."""
+    environ = {"DLENV_ENGINE": "auto", "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
+    with serving(MODEL, environ=environ) as service:
         yield service
 
 
@@ -229,6 +231,14 @@ class TestOneReplica:
         answer = httpx.get(f"{one.url}/v2/health/ready")
         assert answer.status_code == 200
         assert "x-request-id" in answer.headers
+
+    def test_models_go_over_to_onnx_runtime(self, one: Serving) -> None:
+        deadline = time.monotonic() + 120
+        while (engine := engine_of(one.url)) != "onnxruntime":
+            assert engine == "pytorch"
+            assert time.monotonic() < deadline
+            time.sleep(0.25)
+        assert infer(one.url).status_code == 200
 
     def test_it_says_what_it_does(self, one: Serving) -> None:
         assert re.search(
@@ -305,6 +315,11 @@ def stops_without_a_loss(service: Serving, number: signal.Signals) -> None:
     assert len(load.outcomes) > 8
     assert outcomes == {"200"}
     assert service.nothing_is_left()
+
+
+def engine_of(url: str) -> str:
+    config = httpx.get(f"{url}/v2/models/{MODEL}/config").json()
+    return str(config["parameters"]["engine"]["string_value"])
 
 
 def sockets_of(pid: int) -> set[str]:
