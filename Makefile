@@ -3,7 +3,7 @@
 #
 # make test-fast   the tests that need no Ray, build no environment and train nothing for long
 # make lint        formatting, linter, types
-# make bench       measure dlenv beside other model servers (half an hour; builds their environments in .bench)
+# make bench       measure dlenv beside other model servers (forty minutes; builds their environments in .bench)
 # make lock        resolve the requirement files again
 # make clean       remove what was built (not the environments)
 

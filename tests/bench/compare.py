@@ -6,8 +6,8 @@
 Builds an environment for each peer below `.bench/` (pins: `tests/bench/peers/*.txt`; PyTorch is the one of the Python
 that runs this). In each round every service is started, asked and stopped, one after the other, so that each has the
 machine to itself, a change of the machine's speed meets all of them, and starting and stopping are measured too.
-Writes a Markdown section (`make bench`: at the top of tests/bench/RESULTS.md) and a plot. A full run takes about half
-an hour on two cores. Ctrl-C stops everything that was started.
+Writes a Markdown section (`make bench`: at the top of tests/bench/RESULTS.md) and a plot. A full run takes about
+forty minutes on two cores. Ctrl-C stops everything that was started.
 """
 
 from __future__ import annotations

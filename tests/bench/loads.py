@@ -213,11 +213,16 @@ class Load:
 
     def _open(self, target: Target, rows: int, rate: float) -> Figures:
         # More than may wait, or nothing would be turned away. No warm-up, since CPU time is taken over the whole run.
-        duration, processes = 2 * self.duration, min(4, len(os.sched_getaffinity(0)))
+        processes = min(4, len(os.sched_getaffinity(0)))
         return self._measure(
             rows,
             lambda: open_loop(
-                target, rate=rate, connections=OVERLOAD_CONNECTIONS, duration=duration, processes=processes, warm_up=0
+                target,
+                rate=rate,
+                connections=OVERLOAD_CONNECTIONS,
+                duration=self.duration,
+                processes=processes,
+                warm_up=0,
             ),
         )
 
