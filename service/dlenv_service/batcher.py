@@ -129,20 +129,28 @@ class Batcher:
     def __len__(self) -> int:
         return len(self._items)
 
+    def check_room(self, count: int, retry_after: Callable[[int], int] = lambda _: 1) -> None:
+        """See whether so many rows would find room; ``retry_after`` tells in how many seconds rows will be answered.
+
+        Raises:
+            Overloaded: they would not.
+        """
+        if self.rows + count > self.max_queue_rows:
+            seconds = retry_after(self.rows)
+            raise Overloaded(
+                f"the queue is full: {self.rows} rows wait and {count} more would pass its limit of "
+                f"{self.max_queue_rows}; try again in {seconds} s",
+                seconds,
+            )
+
     def add(self, item: Item, retry_after: Callable[[int], int] = lambda _: 1) -> None:
-        """Queue an item; ``retry_after`` tells in how many seconds so many rows will be answered.
+        """Queue an item.
 
         Raises:
             Overloaded: the queue has no room for this many rows; nothing was queued.
         """
         with self._lock:
-            if self.rows + item.count > self.max_queue_rows:
-                seconds = retry_after(self.rows)
-                raise Overloaded(
-                    f"the queue is full: {self.rows} rows wait and {item.count} more would pass its limit of "
-                    f"{self.max_queue_rows}; try again in {seconds} s",
-                    seconds,
-                )
+            self.check_room(item.count, retry_after)
             self._items.append(item)
             self.rows += item.count
 

@@ -66,6 +66,14 @@ class Served:
         """Rows that wait."""
         return self.lane.batcher.rows
 
+    def check_room(self) -> None:
+        """Refuse a request before its body is read or looked at, where there is no room for a single row.
+
+        Raises:
+            Overloaded: the queue is full.
+        """
+        self.lane.batcher.check_room(1, self.statistics.retry_after)
+
 
 class Host:
     """The loaded models of one process, and the device that runs them."""

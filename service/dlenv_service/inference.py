@@ -39,6 +39,7 @@ async def infer(service: Service, scope: Scope, receive: Receive, model: str, ve
     served = service.host.find(model, version)
     try:
         content_type(scope, MEDIA_TYPES)
+        served.check_room()
         with service.room(scope):
             body = await _body(service, scope, receive)
             served = service.host.find(model, version)  # it may have been replaced while the body came in
@@ -61,6 +62,7 @@ async def predict(service: Service, scope: Scope, receive: Receive, model: str, 
     try:
         media = content_type(scope, (*IMAGES, JSON, BINARY))
         invert = _invert(scope)
+        served.check_room()
         with service.room(scope):
             body = await _body(service, scope, receive)
             served = service.host.find(model, version)

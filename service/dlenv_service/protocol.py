@@ -183,6 +183,7 @@ class Exchange:
         try:
             service.require_started()
             self._served = served = service.host.find(head.model, head.version)
+            served.check_room()
             service.take_room(head.length)
             self._room = head.length
             self._request = request = decode(body, head.json_length, served.signature)

@@ -276,6 +276,19 @@ def test_a_full_queue_refuses(serve: Serve, quick: list[str]) -> None:
     assert len(quick) >= 1
 
 
+def test_a_full_queue_refuses_before_the_body_is_there(serve: Serve) -> None:
+    with serve(max_rows=64, max_queue_rows=64) as running:
+        with connected(running) as client, connected(running) as other:
+            with held(running):
+                client.send(message(digits(1, 64), DIGITS, **RAW))
+                time.sleep(0.1)
+                other.send(message(digits(1, 64), DIGITS, **RAW)[:2000])
+                status, _, body = other.receive()
+            assert (status, b"64 rows wait and 1 more" in body) == (429, True)
+            assert client.receive()[0] == 200
+        assert running.service.in_flight == 0
+
+
 def test_a_client_that_goes_leaves_the_queue(serve: Serve, quick: list[str]) -> None:
     with serve(max_delay_us=400_000) as running:
         with connected(running) as client:
