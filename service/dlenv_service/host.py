@@ -22,6 +22,7 @@ from dlenv.errors import DlenvError, ModelInvalid, ModelNotFound, StartError, Un
 from dlenv_models.architectures import largest_activation, parameters
 from dlenv_models.manifest import Manifest
 from dlenv_models.repository import LoadedModel, Repository
+from dlenv_service.allocator import keep_freed_memory
 from dlenv_service.batcher import Array, Batcher, Item, Outcome
 from dlenv_service.config import Settings
 from dlenv_service.device import Device, Lane
@@ -99,6 +100,8 @@ class Host:
         """
         torch.set_num_threads(self.settings.threads)
         self.device = pick_device(self.settings.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         loop = asyncio.get_running_loop()
         self._repository = await asyncio.to_thread(Repository, self.settings.repository)
         self._worker = Device(loop, self.device.type)

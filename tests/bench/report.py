@@ -24,8 +24,9 @@ DLENV = ("dlenv ray", "dlenv local", "dlenv ray onnx")
 ENGINES = {service.name: service.engine for service in SERVICES}
 
 CONDITIONS = """\
-`{model}` in the same engine in every service: eager PyTorch on one thread, or ONNX Runtime where that is named; batches
-of at most {batch}. glibc is told to keep freed memory in the peers and the bare loop (`peers/lenet.py` says why).
+`{model}` in the same engine in every service: dlenv's own eager PyTorch on one thread (channels last and batches as large
+as is fastest, freed memory kept), or ONNX Runtime where that is named; batches of at most {batch}. Only "plain" is eager
+PyTorch without these choices, as most people run it.
 Each of {rounds} rounds starts, asks and stops one service after the other, so that it has the machine to itself but for
 the load generator, which shares its cores ({tool}; connections are kept alive; {duration:g} s a load after {warm_up:g}
 s to warm up). The requests are ten real digits in turn, and every answer is searched for its labels. Figures are
@@ -144,7 +145,14 @@ def _ratios(table: Table) -> str:
     def own(value: of.Value) -> Callable[[str], float]:
         return lambda name: table.median(name, value)
 
-    peers = (("mosec", 1.3), ("triton", 4.0), ("litserve", 10.0), ("bentoml", 10.0), ("ray serve", 30.0))
+    peers = (
+        ("mosec", 1.3),
+        ("mosec plain", 1.3),
+        ("triton", 4.0),
+        ("litserve", 10.0),
+        ("bentoml", 10.0),
+        ("ray serve", 30.0),
+    )
     goals: list[tuple[str, str, float, Callable[[str], float]]] = []
     for each in CONNECTIONS[1:]:
         for peer, bound in (*peers, ("mosec onnx", 1.0), ("triton onnx", 1.0)):

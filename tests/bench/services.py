@@ -115,6 +115,16 @@ SERVICES = (
         engine="onnx",
     ),
     Service(
+        name="mosec plain",
+        what="the same with plain eager PyTorch: no choice of memory format, batch or allocator, as most people run it",
+        packages=("mosec",),
+        command=MOSEC,
+        wire="raw",
+        path="/inference",
+        requirements="mosec",
+        variables=(("LENET_ENGINE", "plain"),),
+    ),
+    Service(
         name="triton",
         what="Triton Inference Server by nvidia-pytriton: no batch delay, eager PyTorch in its Python callable",
         packages=("nvidia-pytriton",),

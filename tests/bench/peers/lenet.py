@@ -1,13 +1,13 @@
 """What every peer runs: the shipped `mnist-lenet` in dlenv's own engine, on one thread.
 
-The same engine on both sides, so that what is compared is the way to it and back: eager PyTorch, or ONNX Runtime where
-`LENET_ENGINE` says `onnx`. How an answer becomes bytes is here too, so that all peers with a binary wire send the same.
+The same engine on both sides, so that what is compared is the way to it and back: eager PyTorch with the memory format,
+the batch and the allocator that dlenv chooses, or ONNX Runtime where `LENET_ENGINE` says `onnx`. With `plain` it is
+eager PyTorch without any of these choices, as most people run it. How an answer becomes bytes is here too, so that all
+peers with a binary wire send the same.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 
 from dlenv_models.manifest import Manifest
 from dlenv_models.repository import LoadedModel, Repository
+from dlenv_service.allocator import keep_freed_memory
 from dlenv_service.engine import CpuEngine, Engine, classify
 
 MODEL = "mnist-lenet"
@@ -26,21 +27,18 @@ MAX_BATCH = 64
 
 Array = npt.NDArray[Any]
 
-# glibc's malloc.h, and the largest value of the second that it takes on 64 bits (malloc/malloc.c, HEAP_MAX_SIZE / 2).
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-LARGEST_MMAP_THRESHOLD = 32 * 2**20
-
 
 class Classifier:
     """Pixels of n images, 784 bytes each, to ``(n, 10)`` float32 and ``(n,)`` int64."""
 
     def __init__(self, engine: str = "") -> None:
-        keep_memory()
+        engine = engine or os.environ.get("LENET_ENGINE", "eager")
         torch.set_num_threads(1)
         loaded = Repository().load(MODEL)
-        onnx = (engine or os.environ.get("LENET_ENGINE", "eager")) == "onnx"
-        self._engine = _onnx(loaded.manifest) if onnx else _eager(loaded)
-        self._engine.warm_up()
+        self._engine = _onnx(loaded.manifest) if engine == "onnx" else _eager(loaded)
+        if engine != "plain":
+            keep_freed_memory()
+            self._engine.warm_up()
 
     def __call__(self, pixels: bytes) -> tuple[Array, Array]:
         rows = np.frombuffer(pixels, np.uint8).reshape(-1, *SHAPE)
@@ -67,19 +65,6 @@ def _onnx(manifest: Manifest) -> Engine:
 
     Exporter().make(None, [manifest])
     return OnnxEngine(cached(manifest), SHAPE, np.dtype(np.uint8), MAX_BATCH, threads=1)
-
-
-def keep_memory() -> None:
-    """Tell glibc to keep what PyTorch frees.
-
-    Given back to the system after every batch and taken again for the next, the memory between the layers costs
-    thousands of page faults, about as much time as the model itself; whether that happens depends on what else lies
-    on the heap. PyTorch's tuning guide says to use another allocator for it.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # not glibc
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
-        mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
 def answer_each(classifier: Classifier, bodies: list[bytes]) -> list[bytes]:
