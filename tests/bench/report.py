@@ -24,9 +24,9 @@ DLENV = ("dlenv ray", "dlenv local", "dlenv ray onnx")
 ENGINES = {service.name: service.engine for service in SERVICES}
 
 CONDITIONS = """\
-`{model}` in the same engine in every service: dlenv's own eager PyTorch on one thread (channels last and batches as large
-as is fastest, freed memory kept), or ONNX Runtime where that is named; batches of at most {batch}. Only "plain" is eager
-PyTorch without these choices, as most people run it.
+`{model}` in the same engine in every service: dlenv's own eager PyTorch on one thread (channels last, batches as large
+as is fastest, freed memory kept), or ONNX Runtime where that is named; batches of at most {batch}. Only "plain" is
+eager PyTorch without these choices, as most people run it.
 Each of {rounds} rounds starts, asks and stops one service after the other, so that it has the machine to itself but for
 the load generator, which shares its cores ({tool}; connections are kept alive; {duration:g} s a load after {warm_up:g}
 s to warm up). The requests are ten real digits in turn, and every answer is searched for its labels. Figures are
