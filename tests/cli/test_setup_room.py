@@ -89,7 +89,7 @@ def test_the_disks_are_those_of_the_environment_and_of_uvs_cache(tmp_path: Path)
 
 
 def test_nothing_is_downloaded_for_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An index that states sizes (PEP 700), as pypi.org does."""
+    """An index that states sizes (PEP 700), as PyPI does."""
     with Server() as server:
         for name in ("torch", "torchvision"):
             file, content, metadata = wheel(name, "2.15.0", "py3-none-any")

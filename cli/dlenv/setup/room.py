@@ -13,7 +13,7 @@ from rich.filesize import decimal
 from dlenv.errors import SetupError
 from dlenv.managers import uv
 
-# Unpacked bytes for each of a wheel's: torch 2.15.0 with CUDA 13 from pypi.org, the 22 largest packages of an
+# Unpacked bytes for each of a wheel's: torch 2.15.0 with CUDA 13 from PyPI, the 22 largest packages of an
 # environment with it, 3.19 GB of wheels and 6.01 GB installed (Linux, 2026-11-21). Without CUDA's libraries it is
 # about 3, of a fifth of that.
 _UNPACKED = 1.9
