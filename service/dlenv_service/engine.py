@@ -108,7 +108,6 @@ class HostEngine(ABC):
     def __init__(self, shape: Sequence[int], dtype: np.dtype[np.generic], max_batch: int) -> None:
         self._staging = np.zeros((max_batch, *shape), dtype)
         self.best_batch = max_batch
-        self.speed = 0.0  # rows a second in such batches
 
     @abstractmethod
     def infer(self, count: int) -> tuple[Array, Array]:
@@ -127,7 +126,10 @@ class HostEngine(ABC):
             if seconds > LONGEST_S:
                 break
         self.best_batch = max(size for size, speed in speeds.items() if speed >= NEARLY * max(speeds.values()))
-        self.speed = speeds[self.best_batch]
+
+    def speed(self) -> float:
+        """Rows a second in the batches that are the fastest, measured now."""
+        return self.best_batch / self.seconds(self.best_batch)
 
     def seconds(self, size: int) -> float:
         """What a batch takes; the first run of a size also allocates and picks kernels, which others pay no more."""

@@ -13,23 +13,23 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypedDict
 
-import psutil
 import torch
 
 from dlenv.errors import DlenvError, ModelInvalid, ModelNotFound, StartError, Unavailable
-from dlenv_models.architectures import largest_activation, parameters
 from dlenv_models.manifest import Manifest
-from dlenv_models.repository import LoadedModel, Repository
+from dlenv_models.repository import Repository
 from dlenv_service.allocator import keep_freed_memory
 from dlenv_service.batcher import Array, Batcher, Item, Outcome
 from dlenv_service.config import Settings
 from dlenv_service.device import Device, Lane
-from dlenv_service.engine import CpuEngine, CudaEngine, Engine, classify, pick_device
+from dlenv_service.engine import pick_device
 from dlenv_service.improvement import Improver
+from dlenv_service.loading import signature_of, warm_engine
 from dlenv_service.statistics import Statistics
-from dlenv_service.tensors import DTYPES, Signature
+from dlenv_service.tensors import Signature
 
 __all__ = ["Document", "Host", "Served"]
 
@@ -254,68 +254,24 @@ class Host:
         model = await asyncio.to_thread(self.repository.load, name, version)
         assert self._worker is not None
         assert self.device is not None
-        signature = _signature(model.manifest, self.settings.max_rows)
+        signature = signature_of(model.manifest, self.settings.max_rows)
+        build = partial(warm_engine, model, signature, self.settings, self.device)
         if self.device.type == "cuda":
             # Capturing a CUDA graph must not run beside other work on the device, so its own thread does it.
-            engine = await asyncio.wrap_future(self._worker.call(lambda: self._engine(model, signature)))
+            engine = await asyncio.wrap_future(self._worker.call(build))
         else:
-            engine = await asyncio.to_thread(self._engine, model, signature)
+            engine = await asyncio.to_thread(build)
         statistics = Statistics()
         batcher = Batcher(engine.best_batch, self.settings.max_queue_rows, self.settings.max_delay_us)
         lane = Lane(batcher, engine, statistics)
         if self.device.type == "cpu":
             await self._improver.prepare(lane, model.manifest, signature, self._worker)
         seconds = time.perf_counter() - began
+        largest = batcher.max_batch
         log.info(
-            "loaded %s version %d on %s in %.2f s; batches of up to %d",
-            name,
-            version,
-            self.device,
-            seconds,
-            engine.best_batch,
+            "loaded %s version %d on %s in %.2f s; batches of up to %d", name, version, self.device, seconds, largest
         )
         return Served(name, version, model.manifest, signature, lane, engine.memory_bytes, statistics)
-
-    def _engine(self, model: LoadedModel, signature: Signature) -> Engine:
-        prepare = model.manifest.preprocessing
-        module = classify(model.module, signature.shape, prepare.scale, prepare.mean, prepare.std)
-        kind = CudaEngine if self.device is not None and self.device.type == "cuda" else CpuEngine
-        torch.set_num_threads(self.settings.threads)  # a setting of each thread's own
-        self._check_memory(model.manifest)
-        try:
-            engine: Engine = kind(module, signature.shape, signature.dtype, self.settings.max_batch)
-            engine.warm_up()
-        except RuntimeError as error:  # PyTorch's own, out of memory included
-            log.debug("%s failed its warm-up", signature.model, exc_info=True)
-            reason = str(error).partition("\n")[0]
-            raise ModelInvalid(
-                f"its first batch of {self.settings.max_batch} rows failed on {self.device} ({reason}); "
-                "lower --max-batch or use another --device"
-            ) from None
-        return engine
-
-    def _check_memory(self, manifest: Manifest) -> None:
-        """Refuse a model whose largest batch would not fit into what is free now.
-
-        On a CPU nothing else would: Linux promises more memory than there is, and ends the process that uses it.
-
-        Raises:
-            ModelInvalid: with how much it needs and how much there is.
-        """
-        architecture = manifest.architecture
-        row = largest_activation(architecture.name, architecture.arguments)
-        weights = parameters(architecture.name, architecture.arguments)
-        # Float32; three such tensors are there at the same time in a residual block: input, output and shortcut.
-        needed = 4 * (3 * row * self.settings.max_batch + weights)
-        if self.device is not None and self.device.type == "cuda":
-            free = torch.cuda.mem_get_info(self.device)[0]
-        else:
-            free = psutil.virtual_memory().available
-        if needed > free:
-            raise ModelInvalid(
-                f"batches of {self.settings.max_batch} rows need about {needed >> 20} MiB, and {free >> 20} MiB are "
-                f"free on {self.device}; lower --max-batch"
-            )
 
     async def _retire(self, models: Iterable[Served]) -> None:
         """Let models that take no more requests finish what they have accepted, then take them off the device."""
@@ -355,14 +311,6 @@ class Host:
             now = time.perf_counter_ns()
             for served in self.loaded():
                 served.lane.expire(now)
-
-
-def _signature(manifest: Manifest, max_rows: int) -> Signature:
-    tensor = manifest.inputs[0]
-    if tensor.datatype not in DTYPES:
-        raise ModelInvalid(f"model {manifest.name!r} takes {tensor.datatype}, which this service does not serve")
-    outputs = (manifest.outputs[0].name, manifest.outputs[1].name)
-    return Signature(manifest.name, tensor.name, tensor.datatype, tuple(tensor.shape[1:]), outputs, max_rows)
 
 
 def _quote(text: str) -> str:
