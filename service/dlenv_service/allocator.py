@@ -1,7 +1,7 @@
 """The C library's allocator, told to keep what PyTorch frees.
 
 What lies between a model's layers is freed after every batch. glibc gives large blocks back to the system at once, and
-takes them again for the next batch: thousands of page faults, which cost as much time as the model itself (LeNet,
+takes them again for the next batch: page faults by the thousand, which cost as much time as the model (LeNet,
 in batches of 64: figures in tests/bench/RESULTS.md). PyTorch's tuning guide advises another allocator for it
 (docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html); two settings of this one do as well.
 """
