@@ -10,46 +10,39 @@ import asyncio
 import gc
 import logging
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
-from dlenv.errors import ModelInvalid, ModelNotFound, Overloaded, RequestError, Unavailable
+from dlenv.errors import ModelInvalid, Unavailable
 from dlenv_service import routes
+from dlenv_service.admission import CLOSE, Admission
 from dlenv_service.config import Settings
 from dlenv_service.host import Document, Host
-from dlenv_service.http import Receive, Response, Scope, Send, header, json_response, problem
+from dlenv_service.http import Receive, Response, Scope, Send
 from dlenv_service.metrics import Metrics
 
 __all__ = ["Service"]
 
 log = logging.getLogger("dlenv.service")
 
-CLOSE = ((b"connection", b"close"),)
 # Decoding an image takes the event loop's time away from everybody, so threads do it; two keep up with one device.
 DECODERS = 2
 
 
-class Service:
+class Service(Admission):
     """An ASGI application that serves the models of a repository."""
 
     def __init__(self, settings: Settings, replica: str = "") -> None:
-        self.settings = settings
+        super().__init__(settings)
         self.replica = replica  # label of the metrics where there are several replicas; empty where there is one
         self.host = Host(settings)
-        self.errors: Counter[int] = Counter()  # answers with an error, by status
-        self.in_flight = 0  # requests that have arrived and are not answered completely
         self.on_change: Callable[[Document], Awaitable[None]] | None = None
         self.changing = asyncio.Lock()
         self._changes: set[asyncio.Task[None]] = set()  # those under way; the loop itself keeps no reference
         self.decoders = ThreadPoolExecutor(DECODERS, "dlenv-decode")
-        self.body_bytes = 0  # that requests which wait may hold
         self.decoding = 0  # images that wait for a decoder or are in one
         self.metrics = Metrics(self)
-        self._started = False
-        self.draining = False
 
     async def startup(self, document: Document | None = None) -> None:
         """Load and warm up the models; the service is ready after it.
@@ -65,7 +58,7 @@ class Service:
         # full collection would stop every request for 100 ms.
         gc.collect()
         gc.freeze()
-        self._started = True
+        self.started = True
 
     async def drain(self) -> None:
         """Turn unready, and wait until every request that has arrived is answered.
@@ -82,7 +75,7 @@ class Service:
 
     async def close(self) -> None:
         """Stop the device and the threads; what still waits is answered with 503."""
-        self._started = False
+        self.started = False
         await self.host.close()
         self.decoders.shutdown(wait=False, cancel_futures=True)
 
@@ -93,7 +86,7 @@ class Service:
             self.check_health()
         except Unavailable:
             return False
-        return self._started and not self.draining
+        return self.started and not self.draining
 
     @property
     def queued_rows(self) -> int:
@@ -156,46 +149,6 @@ class Service:
         path: str = scope["path"]
         return path.endswith("/infer") or path.startswith("/predict/")
 
-    @contextmanager
-    def room(self, scope: Scope) -> Iterator[None]:
-        """Keep memory for a request's body while the request is read and waits.
-
-        Raises:
-            Overloaded: the bodies of all requests together would take too much.
-        """
-        most = self.settings.max_body_bytes
-        declared = header(scope, b"content-length")
-        # A body without a length may turn out to have any that is allowed; a longer one is refused when it is read.
-        size = min(int(declared), most) if declared is not None and declared.isascii() and declared.isdigit() else most
-        self.take_room(size)
-        try:
-            yield
-        finally:
-            self.body_bytes -= size
-
-    def take_room(self, size: int) -> None:
-        """Add ``size`` bytes to ``body_bytes``; whoever takes them gives them back by subtraction.
-
-        Raises:
-            Overloaded: there is no room for them.
-        """
-        if self.body_bytes + size > self.settings.max_pending_bytes:
-            raise Overloaded(
-                f"the bodies of waiting requests take {self.body_bytes} bytes and {size} more would pass the limit of "
-                f"{self.settings.max_pending_bytes}; try again in 1 s",
-                1,
-            )
-        self.body_bytes += size
-
-    def require_started(self) -> None:
-        """Refuse a request that comes before the models are loaded or after they are gone.
-
-        Raises:
-            Unavailable: always then.
-        """
-        if not self._started:
-            raise Unavailable("the service is not ready; ask /v2/health/ready and try again in a moment")
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
@@ -214,17 +167,6 @@ class Service:
             return await handler(self, scope, receive, **arguments)
         except Exception as error:  # noqa: BLE001 - every request is answered
             return self.failed(error, scope["method"], scope["path"])
-
-    def failed(self, error: BaseException, method: str, path: str) -> Response:
-        """The answer to a request that ended with an error, which is counted."""
-        if isinstance(error, RequestError | ModelInvalid | ModelNotFound):
-            self.errors[error.status] += 1
-            return problem(error)
-        # Other errors of ours too: their texts are for who runs the service, and name its folders. The client learns
-        # nothing of the service's insides; the log has it all.
-        log.error("%s %s failed", method, ascii(path), exc_info=error)
-        self.errors[500] += 1
-        return json_response({"error": "the service failed to answer this request; its log says why"}, 500)
 
 
 async def _other_protocol(scope: Scope, receive: Receive, send: Send) -> None:
