@@ -549,13 +549,13 @@ def test_a_repository_that_vanished_is_500_without_its_path(tmp_path: Path, serv
 
 def test_before_the_start_and_while_draining(serve: Serve) -> None:
     with serve() as running:
-        running.service._started = False
+        running.service.started = False
         for path in (INFER, "/predict/points", "/v2/repository/index", "/v2/repository/models/points/load"):
             response = running.client.post(path, json=POINT)
             assert (response.status_code, "not ready" in sentence(response)) == (503, True)
         assert running.client.get("/v2/health/live").status_code == 200
         assert running.client.get("/v2/health/ready").status_code == 503
-        running.service._started = True
+        running.service.started = True
         running.run(running.service.drain())
         assert running.client.get("/v2/health/ready").status_code == 503
         assert running.client.get("/v2/models/points/ready").status_code == 503
