@@ -2,8 +2,9 @@
 
 A value comes from, first found first taken: a flag of ``dlenv serve``, a ``DLENV_*`` environment variable, a YAML
 file (``--config``), the default here. The flag and the variable are made from the field's name (``max_batch``:
-``--max-batch``, ``DLENV_MAX_BATCH``), so there is one list of settings: this class. Unknown keys are refused
-wherever they stand, since a misspelt limit that is silently ignored is worse than no service.
+``--max-batch``, ``DLENV_MAX_BATCH``), so there is one list of settings: this class. The two exceptions stand in
+``VARIABLES``. Unknown keys are refused wherever they stand, since a misspelt limit that is silently ignored is worse
+than no service.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ import pydantic
 import yaml
 
 from dlenv.errors import UsageError
+from dlenv_service import exposure
 
-__all__ = ["ENVIRONMENT_ONLY", "Settings", "load_settings"]
+__all__ = ["ENVIRONMENT_ONLY", "Settings", "load_settings", "variable"]
 
 # DLENV_* variables that are not settings of the service, so not unknown.
-ENVIRONMENT_ONLY = frozenset({"DLENV_CONFIG", "DLENV_DATA_DIR"})
+ENVIRONMENT_ONLY = frozenset({"DLENV_CONFIG", "DLENV_DATA_DIR", "DLENV_KEY"})
+# What Docker publishes the port at is DLENV_ADDRESS in compose files; --address has been the Ray cluster's before.
+VARIABLES = {"address": "DLENV_RAY_ADDRESS", "published_address": "DLENV_ADDRESS"}
+LISTS = frozenset({"models", "cors_origin"})
 
 MIB = 1024 * 1024
 
@@ -90,6 +95,18 @@ class Settings(pydantic.BaseModel):
         30_000, description="Milliseconds that accepted requests get to finish when the service stops.", ge=0
     )
 
+    # Who may ask; see docs/security.md
+    keys: Path | None = pydantic.Field(
+        None, description="File with the API keys, made by `dlenv keys`; without it nobody is asked for one."
+    )
+    insecure: bool = pydantic.Field(
+        False, description="Let whoever reaches the service ask, load and unload models, without a key."
+    )
+    published_address: str | None = pydantic.Field(
+        None,
+        description="Address at which a container's port is published (DLENV_ADDRESS), judged instead of --host.",
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = pydantic.Field(
         "info", description="Least severe message to log."
     )
@@ -99,8 +116,18 @@ class Settings(pydantic.BaseModel):
         """Where the service answers."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
+    @pydantic.field_validator("published_address")
+    @classmethod
+    def _published_address(cls, value: str | None) -> str | None:
+        return None if value is None else exposure.address(value)
+
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Settings:
+        exposure.require_protection(
+            self.published_address or self.host,
+            published=self.published_address is not None,
+            protected=self.keys is not None or self.insecure,
+        )
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError(f"max_replicas {self.max_replicas} is below replicas {self.replicas}; raise it")
         if self.max_queue_rows < self.max_rows:
@@ -114,6 +141,11 @@ class Settings(pydantic.BaseModel):
                 "so that a full body never fits; raise it or lower max_body_bytes"
             )
         return self
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return VARIABLES.get(name, f"DLENV_{name.upper()}")
 
 
 def _unknown(key: str, source: str, known: Iterable[str]) -> UsageError:
@@ -141,7 +173,7 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    names = {f"DLENV_{name.upper()}": name for name in Settings.model_fields}
+    names = {variable(name): name for name in Settings.model_fields}
     found: dict[str, Any] = {}
     for key, value in environ.items():
         if not key.startswith("DLENV_") or key in ENVIRONMENT_ONLY:
@@ -150,7 +182,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             raise _unknown(key, "environment", names)
         if value == "":  # compose files pass unset variables on as empty ones
             continue
-        found[names[key]] = value.replace(",", " ").split() if names[key] == "models" else value
+        found[names[key]] = value.replace(",", " ").split() if names[key] in LISTS else value
     return found
 
 
@@ -184,7 +216,13 @@ def load_settings(
         if not error["loc"]:
             raise UsageError(str(error["msg"]).removeprefix("Value error, ")) from None
         key = str(error["loc"][0])
-        where = {"flag": f"--{key.replace('_', '-')}", "environment": f"DLENV_{key.upper()}"}.get(
+        where = {"flag": f"--{key.replace('_', '-')}", "environment": variable(key)}.get(
             source[key], f"{source[key]}: {key}"
         )
-        raise UsageError(f"{where} {merged[key]!r}: {error['msg'][0].lower()}{error['msg'][1:]}") from None
+        raise UsageError(f"{where} {merged[key]!r}: {_clause(error['msg'])}") from None
+
+
+def _clause(message: str) -> str:
+    """pydantic's sentence as the rest of one of ours."""
+    text = message.removeprefix("Value error, ")
+    return f"{text[0].lower()}{text[1:]}"

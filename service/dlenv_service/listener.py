@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import os
 import socket
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from dlenv.errors import StartError
 if TYPE_CHECKING:
     import uvicorn
 
-__all__ = ["BACKLOG", "bind", "check", "is_loopback", "refuse_new", "send_at_once"]
+__all__ = ["BACKLOG", "bind", "check", "refuse_new", "send_at_once"]
 
 # Connections that the kernel keeps until they are accepted; uvicorn's own default (uvicorn/config.py).
 BACKLOG = 2048
@@ -94,11 +93,3 @@ async def refuse_new(server: uvicorn.Server) -> int:
                     connection,
                 )
     return count
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens there; a name other than localhost is taken for no."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

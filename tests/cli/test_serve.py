@@ -118,7 +118,7 @@ def test_a_port_in_use(run: Run) -> None:
 
 
 def test_a_host_that_is_not_here(run: Run) -> None:
-    result = run(*HERE, "--host", "203.0.113.1", "--port", free_port())
+    result = run(*HERE, "--host", "203.0.113.1", "--insecure", "--port", free_port())
     assert result.code == 1
     note, error = result.stderr.splitlines()
     assert note.startswith("Note: no key is asked for; whoever reaches http://203.0.113.1:")

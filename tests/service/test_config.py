@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from dlenv.commands.serve import command
 from dlenv.errors import UsageError
-from dlenv_service.config import ENVIRONMENT_ONLY, Settings, load_settings
+from dlenv_service.config import ENVIRONMENT_ONLY, Settings, load_settings, variable
 
 
 @pytest.fixture
@@ -135,8 +135,8 @@ def test_each_setting_has_a_description_a_flag_and_a_variable(name: str) -> None
     assert field.description.endswith(".")
     flags = {flag for param in command.params if isinstance(param, click.Option) for flag in param.opts}
     assert f"--{name.replace('_', '-')}" in flags
-    with pytest.raises(UsageError, match=f"DLENV_{name.upper()}"):
-        load_settings({}, {f"DLENV_{name.upper()}X": "1"})  # one letter too many: the nearest known is the setting's
+    with pytest.raises(UsageError, match=rf"did you mean {variable(name)}\?"):
+        load_settings({}, {f"{variable(name)}X": "1"})  # one letter too many: the nearest known is the setting's
     help_text = CliRunner().invoke(command, ["--help"]).output
     assert f"--{name.replace('_', '-')}" in help_text
 
@@ -144,5 +144,5 @@ def test_each_setting_has_a_description_a_flag_and_a_variable(name: str) -> None
 def test_each_default_stands_in_the_help() -> None:
     text = " ".join(CliRunner().invoke(command, ["--help"], terminal_width=200).output.split())
     for name, field in Settings.model_fields.items():
-        if field.default not in (None, ()):
+        if field.default not in (None, (), False):
             assert f"[default: {field.default}]" in text, name

@@ -12,7 +12,7 @@ import uvicorn
 import uvloop
 
 from dlenv.errors import StartError
-from dlenv_service.listener import bind, check, is_loopback, refuse_new
+from dlenv_service.listener import bind, check, refuse_new
 
 
 def test_a_port_in_use_is_named() -> None:
@@ -89,16 +89,6 @@ def test_connections_that_only_the_kernel_has_accepted_are_answered(loop: str) -
     running.run_until_complete(main())
     running.run_until_complete(running.shutdown_default_executor())
     running.close()
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
-def test_only_this_machine_reaches_loopback(host: str) -> None:
-    assert is_loopback(host)
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
-def test_others_may_reach_anything_else(host: str) -> None:
-    assert not is_loopback(host)
 
 
 def test_answers_are_sent_at_once() -> None:

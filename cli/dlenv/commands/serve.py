@@ -17,7 +17,7 @@ from dlenv.console import needs, say
 
 with needs("serve"):
     from dlenv_service.config import Settings, load_settings
-    from dlenv_service.listener import is_loopback
+    from dlenv_service.exposure import is_loopback
 
 
 def _option(name: str) -> click.Option:
@@ -26,13 +26,15 @@ def _option(name: str) -> click.Option:
     annotation = next((part for part in get_args(field.annotation) if part in (int, float, str, Path)), None)
     kind: Any = annotation if type(None) in get_args(field.annotation) else field.annotation
     text = field.description or ""
-    if field.default not in (None, ()):
+    if field.default not in (None, (), False):
         text = f"{text.removesuffix('.')} [default: {field.default}]."
     flag = f"--{name.replace('_', '-')}"
     if name == "models":
         return click.Option([flag], multiple=True, metavar="NAME[/VERSION]...", help=text)
     if get_origin(kind) is Literal:
         return click.Option([flag], type=click.Choice(get_args(kind)), help=text)
+    if kind is bool:
+        return click.Option([flag], is_flag=True, default=None, help=text)
     if kind is Path:
         return click.Option([flag], type=click.Path(path_type=Path), help=text)
     return click.Option([flag], type=kind, help=text)
@@ -52,7 +54,7 @@ def _serve(config: Path | None, print_config: bool, names: tuple[str, ...], **fl
 
             click.echo(serve_config_yaml(settings), nl=False)
             return 0
-        if not is_loopback(settings.host):
+        if settings.keys is None and not is_loopback(settings.published_address or settings.host):
             say(f"Note: no key is asked for; whoever reaches {settings.url} can ask, load and unload models.")
         if settings.runtime == "local":
             from dlenv_service.local import run
