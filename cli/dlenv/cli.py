@@ -22,6 +22,7 @@ COMMANDS = {
     "catalog": "Show the PyTorch builds that dlenv knows, and compare them with an index.",
     "doctor": "Examine this machine and an environment: what is wrong, and how to put it right.",
     "evaluate": "Measure a model on its held-out data.",
+    "keys": "Make, list and remove the API keys of a service.",
     "lab": "Open JupyterLab on the course's notebooks, with the right kernel.",
     "models": "List, show, check and remove the models in the repository.",
     "notebooks": "Fetch, list and run the course's notebooks.",

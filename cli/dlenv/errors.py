@@ -19,9 +19,11 @@ internals (paths of the service, stack traces, class names).
     │   ├── ModelInvalid          400   1   a model in the repository is damaged or refused
     │   └── ModelNotFound         404   1   no such model, or no such version of it
     ├── StartError                500   1   the service can't start (port taken, Ray not usable, ...)
+    │   └── KeysInvalid           500   1   the file of API keys can't be read, written or used
     ├── BenchError                500   1   a service can't be measured (not reached, no inference service, ...)
     └── RequestError              400   1   an HTTP request that can't be answered
-        ├── Forbidden             403   1   another web page asked for something that changes the service
+        ├── Unauthorized          401   1   no API key, or one that is not known
+        ├── Forbidden             403   1   a key without the scope, or another web page that asks for a change
         ├── NotFound              404   1   no such path
         ├── MethodNotAllowed      405   1   the path exists, but not for this method
         ├── BodyTimeout           408   1   the body came too slowly
@@ -47,6 +49,7 @@ __all__ = [
     "DlenvError",
     "Forbidden",
     "InvalidValue",
+    "KeysInvalid",
     "MethodNotAllowed",
     "MissingExtra",
     "ModelFailed",
@@ -61,6 +64,7 @@ __all__ = [
     "SetupError",
     "StartError",
     "TooLarge",
+    "Unauthorized",
     "Unavailable",
     "Unreachable",
     "UnsupportedType",
@@ -140,6 +144,10 @@ class StartError(DlenvError):
     """The service can't start."""
 
 
+class KeysInvalid(StartError):
+    """The file of API keys can't be read, written or used."""
+
+
 class BenchError(DlenvError):
     """A service can't be measured: it can't be reached, or does not speak the protocol."""
 
@@ -150,8 +158,18 @@ class RequestError(DlenvError):
     status = 400
 
 
+class Unauthorized(RequestError):
+    """No API key, or one that is not known; ``reason`` is a code of RFC 6750, section 3.1, where a key was sent."""
+
+    status = 401
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class Forbidden(RequestError):
-    """Another web page, in a browser on this machine, asked for something that changes the service."""
+    """The key lacks the scope; or another web page, in a browser on this machine, asked for a change."""
 
     status = 403
 
