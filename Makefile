@@ -2,6 +2,7 @@
 # make test    set up everything in .venv-dev, and run all tests
 #
 # make test-fast   the tests that need no Ray, build no environment and train nothing for long
+# make test-docker the image and what Compose makes of it, where a Docker engine runs (tests/docker/conftest.py)
 # make lint        formatting, linter, types
 # make bench       measure dlenv beside other model servers (forty minutes; builds their environments in .bench)
 # make lock        resolve the requirement files again
@@ -16,7 +17,7 @@ UV        := $(BOOTSTRAP)/bin/uv
 # Ray reports usage to its makers unless told not to.
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: serve test test-fast lint bench lock clean
+.PHONY: serve test test-fast test-docker lint bench lock clean
 
 serve: $(BOOTSTRAP)/.done
 	$(BOOTSTRAP)/bin/dlenv setup --env .venv --course none --with serve --yes
@@ -27,6 +28,9 @@ test: $(DEV)/.done
 
 test-fast: $(DEV)/.done
 	$(BIN)/python -m pytest -m "not ray and not slow"
+
+test-docker: $(DEV)/.done
+	$(BIN)/python -m pytest -m docker tests/docker
 
 lint: $(DEV)/.done
 	$(BIN)/ruff format --check .
