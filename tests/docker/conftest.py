@@ -75,6 +75,9 @@ def variables(secret: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 @pytest.fixture(scope="session")
 def image(engine: None, checkout: Path, variables: dict[str, str]) -> str:
     """The image, built once."""
+    base = variables["DLENV_BASE_IMAGE"] or "python:3.12-slim"
+    if docker("image", "inspect", base, check=False).returncode and docker("pull", base, check=False).returncode:
+        pytest.skip(f"the base image {base} is not here and can't be pulled; name another by DLENV_TEST_BASE_IMAGE")
     Project("dlenv-test-build", checkout, ("compose.yaml",), variables).compose("build")
     return variables["DLENV_IMAGE"]
 

@@ -155,7 +155,7 @@ def test_an_address_that_others_reach_needs_keys(image: str) -> None:
 def test_keys_are_a_secret_file(new_project: Callable[..., Project], tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     made = subprocess.run(
-        [sys.executable, "-m", "dlenv", "keys", "add", "tester", "--keys", str(keys)], capture_output=True, text=True
+        [sys.executable, "-m", "dlenv", "keys", "add", "tester", "--file", str(keys)], capture_output=True, text=True
     )
     assert made.returncode == 0, made.stderr
     keys.chmod(0o644)
