@@ -12,9 +12,9 @@ A path that is not in the table needs a key; forgetting one here never opens it.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
-__all__ = ["SCOPES", "Access", "KeyScope", "access_to", "is_management"]
+__all__ = ["SCOPES", "Access", "Entry", "KeyScope", "entry"]
 
 Access = Literal["open", "read", "infer", "admin"]
 KeyScope = Literal["infer", "admin"]
@@ -25,8 +25,20 @@ _CHANGES = ("/load", "/unload")
 _REPOSITORY = "/v2/repository/"
 
 
-def access_to(path: str) -> Access:
+class Entry(NamedTuple):
+    """What a path needs, and whether it is for who runs the service: then it goes to ``--admin-address``."""
+
+    access: Access
+    management: bool
+
+
+def entry(path: str) -> Entry:
     """What a request to ``path`` needs, as the path stands in the table of routes."""
+    management = path.startswith(_REPOSITORY) or path.endswith("/stats") or path == "/metrics"
+    return Entry(_access(path), management)
+
+
+def _access(path: str) -> Access:
     if path in _OPEN:
         return "open"
     if path.startswith(_REPOSITORY) and path.endswith(_CHANGES):
@@ -34,8 +46,3 @@ def access_to(path: str) -> Access:
     if path.endswith("/infer") or path.startswith("/predict/"):
         return "infer"
     return "read"
-
-
-def is_management(path: str) -> bool:
-    """Whether ``path`` is for who runs the service, and so goes to ``--admin-address`` where there is one."""
-    return path.startswith(_REPOSITORY) or path.endswith("/stats") or path == "/metrics"

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from dlenv.errors import ModelInvalid, ModelNotFound, Overloaded, RequestError, Unavailable
 from dlenv_service.config import Settings
+from dlenv_service.gate import Gate
 from dlenv_service.http import Response, Scope, header, json_response, problem
 
 __all__ = ["CLOSE", "Admission"]
@@ -62,12 +63,17 @@ class Admission:
 
     def require_started(self) -> None:
         """Refuse a request that comes before the models are loaded or after they are gone.
+        self.gate = Gate(settings)
 
         Raises:
             Unavailable: always then.
         """
         if not self.started:
             raise Unavailable("the service is not ready; ask /v2/health/ready and try again in a moment")
+
+    def extra_headers(self, scope: Scope) -> tuple[tuple[bytes, bytes], ...]:
+        """Headers of every answer to a request, whatever it was."""
+        return (*(CLOSE if self.draining else ()), *self.gate.headers(scope))
 
     def failed(self, error: BaseException, method: str, path: str) -> Response:
         """The answer to a request that ended with an error, which is counted."""

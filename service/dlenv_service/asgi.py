@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from dlenv.errors import ModelInvalid, Unavailable
-from dlenv_service import routes
-from dlenv_service.admission import CLOSE, Admission
+from dlenv_service import audit, routes
+from dlenv_service.admission import Admission
 from dlenv_service.config import Settings
 from dlenv_service.host import Document, Host
 from dlenv_service.http import Receive, Response, Scope, Send
@@ -157,16 +157,26 @@ class Service(Admission):
         self.in_flight += 1
         try:
             response = await self._answer(scope, receive)
-            await response.send(send, CLOSE if self.draining else ())
+            await response.send(send, self.extra_headers(scope))
         finally:
             self.in_flight -= 1
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
+        if (preflight := self.gate.preflight(scope)) is not None:
+            return preflight
         try:
             handler, arguments = routes.resolve(scope["method"], scope["path"])
-            return await handler(self, scope, receive, **arguments)
+            entry = routes.ENTRIES[handler]
+            caller = self.gate.enter(scope, entry)
         except Exception as error:  # noqa: BLE001 - every request is answered
             return self.failed(error, scope["method"], scope["path"])
+        try:
+            response = await handler(self, scope, receive, **arguments)
+        except Exception as error:  # noqa: BLE001 - every request is answered
+            response = self.failed(error, scope["method"], scope["path"])
+        if entry.access == "admin":
+            audit.record(caller, scope, response.status)
+        return response
 
 
 async def _other_protocol(scope: Scope, receive: Receive, send: Send) -> None:

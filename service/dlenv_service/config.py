@@ -106,6 +106,16 @@ class Settings(pydantic.BaseModel):
         None,
         description="Address at which a container's port is published (DLENV_ADDRESS), judged instead of --host.",
     )
+    admin_address: str | None = pydantic.Field(
+        None,
+        description="HOST:PORT where repository, statistics and metrics are answered; then nowhere else.",
+    )
+    audit_log: Path | None = pydantic.Field(
+        None, description="File that also gets a line for each request that loads or unloads a model."
+    )
+    cors_origin: tuple[str, ...] = pydantic.Field(
+        (), description="Origins whose pages may ask, such as https://example.org; none when none is given."
+    )
 
     log_level: Literal["debug", "info", "warning", "error"] = pydantic.Field(
         "info", description="Least severe message to log."
@@ -121,6 +131,18 @@ class Settings(pydantic.BaseModel):
     def _published_address(cls, value: str | None) -> str | None:
         return None if value is None else exposure.address(value)
 
+    @pydantic.field_validator("admin_address")
+    @classmethod
+    def _admin_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            exposure.host_and_port(value)
+        return value
+
+    @pydantic.field_validator("cors_origin")
+    @classmethod
+    def _cors_origin(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(exposure.origin(each) for each in value)
+
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Settings:
         exposure.require_protection(
@@ -128,6 +150,11 @@ class Settings(pydantic.BaseModel):
             published=self.published_address is not None,
             protected=self.keys is not None or self.insecure,
         )
+        if self.admin_address is not None:
+            host, _ = exposure.host_and_port(self.admin_address)
+            exposure.require_protection(
+                host, published=False, protected=self.keys is not None or self.insecure, option="--admin-address"
+            )
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError(f"max_replicas {self.max_replicas} is below replicas {self.replicas}; raise it")
         if self.max_queue_rows < self.max_rows:

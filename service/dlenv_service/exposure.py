@@ -10,8 +10,9 @@ from __future__ import annotations
 import ipaddress
 import re
 
-__all__ = ["address", "is_loopback", "require_protection"]
+__all__ = ["address", "host_and_port", "is_loopback", "origin", "require_protection"]
 
+ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*\.?")
 
 
@@ -41,7 +42,30 @@ def address(text: str) -> str:
     return bare
 
 
-def require_protection(host: str, *, published: bool, protected: bool) -> None:
+def host_and_port(text: str) -> tuple[str, int]:
+    """``HOST:PORT`` or ``[HOST]:PORT`` taken apart.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError("give HOST:PORT, such as 127.0.0.1:8001")
+    return address(host), int(port)
+
+
+def origin(text: str) -> str:
+    """``text`` where it is an origin as browsers send it: scheme, host, and the port where it isn't the scheme's own.
+
+    Raises:
+        ValueError: it is something else, ``*`` for example: then any page that somebody looks at could ask.
+    """
+    if not ORIGIN.fullmatch(text):
+        raise ValueError(f"{ascii(text)[:80]} is no origin; give one such as https://example.org, without a path")
+    return text
+
+
+def require_protection(host: str, *, published: bool, protected: bool, option: str = "--host") -> None:
     """Refuse an address that others reach, where no key is asked for.
 
     Ray's HAProxy and Serve's Python proxy listen on the service's host too (``frontend_host`` in
@@ -52,7 +76,7 @@ def require_protection(host: str, *, published: bool, protected: bool) -> None:
     """
     if protected or is_loopback(host):
         return
-    where = f"the port is published at {host}" if published else f"--host {host} is not loopback"
+    where = f"the port is published at {host}" if published else f"{option} {host} is not loopback"
     raise ValueError(
         f"{where}, so whoever reaches it could use, load and unload models; give --keys FILE (DLENV_KEYS; made by "
         "`dlenv keys add`), or --insecure (DLENV_INSECURE=1) where something else protects it"

@@ -16,6 +16,7 @@ from dlenv.errors import (
     Overloaded,
     RequestError,
     TooLarge,
+    Unauthorized,
     UnsupportedType,
 )
 
@@ -64,6 +65,9 @@ def problem(error: DlenvError) -> Response:
     response = json_response({"error": str(error)}, error.status)
     if isinstance(error, Overloaded):
         response.headers.append((b"retry-after", str(error.retry_after).encode()))
+    if isinstance(error, Unauthorized):
+        reason = f', error="{error.reason}"' if error.reason else ""
+        response.headers.append((b"www-authenticate", f'Bearer realm="dlenv"{reason}'.encode()))
     if isinstance(error, MethodNotAllowed):
         response.headers.append((b"allow", error.allow.encode()))
     return response

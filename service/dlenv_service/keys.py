@@ -68,13 +68,12 @@ class Keys:
             self._count(key, key.requests_per_second, now)
         return key.name
 
-    def knows(self, authorization: bytes | None) -> bool:
-        """Whether there is such a key, whatever it may do; nothing is counted."""
+    def name(self, authorization: bytes | None) -> str | None:
+        """The name of a key, whatever it may do; None where there is none. Nothing is counted."""
         try:
-            self._find(authorization)
+            return self._find(authorization).name
         except Unauthorized:
-            return False
-        return True
+            return None
 
     def _find(self, authorization: bytes | None) -> Key:
         if authorization is None:

@@ -7,7 +7,9 @@ fetch it from.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from dlenv.errors import Forbidden, InvalidValue, ModelInvalid, RequestError
 from dlenv_service.codec import load_json
@@ -48,7 +50,7 @@ async def index(service: Service, scope: Scope, receive: Receive) -> Response:
 
 async def load(service: Service, scope: Scope, receive: Receive, model: str) -> Response:
     """Load a model's newest version, or those that ``config`` names, in place of the loaded ones."""
-    _same_site(scope)
+    _same_site(service, scope)
     service.require_started()
     policy = _version_policy(_parameters(await _document(service, scope, receive)))
 
@@ -71,7 +73,7 @@ async def load(service: Service, scope: Scope, receive: Receive, model: str) -> 
 
 async def unload(service: Service, scope: Scope, receive: Receive, model: str) -> Response:
     """Unload every version of a model; what it has accepted is answered first."""
-    _same_site(scope)
+    _same_site(service, scope)
     service.require_started()
     _parameters(await _document(service, scope, receive))
 
@@ -83,7 +85,7 @@ async def unload(service: Service, scope: Scope, receive: Receive, model: str) -
     return json_response({})
 
 
-def _same_site(scope: Scope) -> None:
+def _same_site(service: Service, scope: Scope) -> None:
     """Refuse a request that a browser sends for another site's page.
 
     Any page that somebody looks at on this machine can send a POST without a body to 127.0.0.1; browsers say so in
@@ -92,12 +94,30 @@ def _same_site(scope: Scope) -> None:
     Raises:
         Forbidden: it does.
     """
+    settings = service.settings
     site = header(scope, b"sec-fetch-site")
     origin = header(scope, b"origin")
+    if service.gate.allows_origin(origin):
+        return
     if site not in (None, "same-origin", "none") or (
         origin is not None and origin.partition("://")[2] != header(scope, b"host")
     ):
         raise Forbidden(f"another site's page ({ascii(origin or site)[:80]}) may not change models; ask from here")
+    # A page can also let its own name point here (DNS rebinding); it can't do so with an address, or without the key.
+    if origin is not None and settings.keys is None and not settings.insecure and not _is_own_name(scope):
+        raise Forbidden(
+            f"a page by the name of {ascii(header(scope, b'host'))[:80]} may not change models without a key; ask "
+            "by 127.0.0.1 or localhost"
+        )
+
+
+def _is_own_name(scope: Scope) -> bool:
+    """Whether the ``Host`` header is an address or localhost, which no name server decides on."""
+    try:
+        name = urlsplit(f"//{header(scope, b'host')}").hostname
+        return name == "localhost" or ipaddress.ip_address(name or "") is not None
+    except ValueError:
+        return False
 
 
 async def _document(service: Service, scope: Scope, receive: Receive) -> dict[str, Any]:

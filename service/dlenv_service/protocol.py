@@ -46,6 +46,7 @@ class Head(NamedTuple):
     version: str | None
     length: int  # of the body, bytes
     json_length: str | None  # the header Inference-Header-Content-Length
+    authorization: bytes | None = None
 
 
 def read_head(raw: bytes, scope: Scope, max_body_bytes: int) -> Head | None:
@@ -58,6 +59,8 @@ def read_head(raw: bytes, scope: Scope, max_body_bytes: int) -> Head | None:
     length = header(scope, b"content-length")
     if scope["http_version"] != "1.1" or scope["query_string"] or not UNUSUAL.isdisjoint(names):
         return None
+    if names.count(b"authorization") > 1:
+        return None
     if names.count(b"content-length") != 1 or length is None or not 0 < int(length) <= max_body_bytes:
         return None
     try:
@@ -67,7 +70,14 @@ def read_head(raw: bytes, scope: Scope, max_body_bytes: int) -> Head | None:
         return None
     if handler is not infer:
         return None
-    return Head(scope["path"], arguments["model"], arguments.get("version"), int(length), header(scope, BINARY_LENGTH))
+    return Head(
+        scope["path"],
+        arguments["model"],
+        arguments.get("version"),
+        int(length),
+        header(scope, BINARY_LENGTH),
+        next((value for name, value in headers if name == b"authorization"), None),
+    )
 
 
 class InferenceProtocol(HttpToolsProtocol):
@@ -116,7 +126,8 @@ class InferenceProtocol(HttpToolsProtocol):
         if not raw or service is None:
             return
         most = service.settings.max_body_bytes
-        if head := read_head(raw, cast("Scope", self.scope), most):
+        head = read_head(raw, cast("Scope", self.scope), most)
+        if head is not None and service.gate.knows(head.authorization, cast("Scope", self.scope)):
             if len(self.heads) >= HEADS:
                 self.heads.clear()
             self.heads[raw] = head
@@ -181,6 +192,9 @@ class Exchange:
         """Check the request and queue its rows, or answer at once with what is wrong."""
         service, head = self._service, self._head
         try:
+            keys = service.gate.keys
+            if keys is not None:  # on each request: keys are removed, and used up
+                keys.check(head.authorization, "infer")
             service.require_started()
             self._served = served = service.host.find(head.model, head.version)
             served.check_room()

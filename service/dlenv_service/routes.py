@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from dlenv.errors import MethodNotAllowed, NotFound
 from dlenv_service import inference, information, management, pages
+from dlenv_service.access import entry
 from dlenv_service.http import Response
 
-__all__ = ["ROUTES", "Route", "resolve"]
+__all__ = ["ENTRIES", "ROUTES", "Route", "resolve"]
 
 Handler = Callable[..., Awaitable[Response]]
 
@@ -51,6 +52,9 @@ ROUTES = (
     Route("GET", "/docs", pages.docs),
     Route("GET", "/", pages.home),
 )
+
+# What a request needs before its handler is called.
+ENTRIES = {route.handler: entry(route.path) for route in ROUTES}
 
 
 class _Node:

@@ -201,7 +201,7 @@ def test_a_head_that_the_parser_read_differently_is_not_kept(raw: bytes) -> None
         "headers": [(b"content-length", b"3")],
     }
     good = b"POST /v2/models/points/infer HTTP/1.1\r\nContent-Length: 3\r\n\r\n"
-    assert read_head(good, scope, 100) == (POINTS, "points", None, 3, None)
+    assert read_head(good, scope, 100) == (POINTS, "points", None, 3, None, None)
     assert read_head(raw, scope, 100) is None
 
 

@@ -31,6 +31,8 @@ def _option(name: str) -> click.Option:
     flag = f"--{name.replace('_', '-')}"
     if name == "models":
         return click.Option([flag], multiple=True, metavar="NAME[/VERSION]...", help=text)
+    if get_origin(kind) is tuple:
+        return click.Option([flag], multiple=True, help=text)
     if get_origin(kind) is Literal:
         return click.Option([flag], type=click.Choice(get_args(kind)), help=text)
     if kind is bool:
