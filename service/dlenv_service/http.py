@@ -49,7 +49,9 @@ class Response:
 
     async def send(self, send: Send, extra: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """Send it, with some headers more."""
-        headers = [*self.headers, (b"content-length", str(len(self.body)).encode()), *extra]
+        headers = [*self.headers, *extra]
+        if self.status != 304:  # there the length would be that of the body that is not sent (RFC 9110, 8.6)
+            headers.append((b"content-length", str(len(self.body)).encode()))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
 

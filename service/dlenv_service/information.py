@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dlenv import __version__
+from dlenv_models.architectures import parameters
 from dlenv_service.http import Receive, Response, Scope, header, json_response
 
 if TYPE_CHECKING:
     from dlenv_service.asgi import Service
     from dlenv_service.host import Served
 
-__all__ = ["live", "metrics", "model", "model_config", "model_ready", "ready", "server", "statistics"]
+__all__ = ["card", "live", "metrics", "model", "model_config", "model_ready", "models", "ready", "server", "statistics"]
 
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
 # The protocol asks for <project>_<format>: what runs the model, and what it is kept in.
@@ -109,6 +110,31 @@ def _config_type(datatype: str) -> str:
 def _kind(service: Service) -> str:
     device = service.host.device
     return "KIND_GPU" if device is not None and device.type == "cuda" else "KIND_CPU"
+
+
+async def models(service: Service, scope: Scope, receive: Receive) -> Response:
+    """Answer with the models that are loaded, and which versions of each."""
+    names = sorted({served.name for served in service.host.loaded()})
+    return json_response({"models": [{"name": name, "versions": service.host.versions(name)} for name in names]})
+
+
+async def card(service: Service, scope: Scope, receive: Receive, model: str, version: str | None = None) -> Response:
+    """Answer with all that is known of a model: its manifest, and how it is run here."""
+    served = service.host.find(model, version)
+    architecture = served.manifest.architecture
+    return json_response(
+        {
+            **served.manifest.to_json(),
+            "parameters": parameters(architecture.name, architecture.arguments),
+            "served": {
+                "engine": served.lane.runner.name,
+                "device": str(service.host.device),
+                "memory_bytes": served.memory_bytes,
+                "max_batch": served.lane.batcher.max_batch,
+                "max_rows": service.settings.max_rows,
+            },
+        }
+    )
 
 
 async def statistics(

@@ -179,6 +179,14 @@ _PREDICT = _operation(
 _MODEL = _operation("Models", "A model's inputs, outputs and loaded versions", answer=_OBJECT, errors=(404,))
 _MODEL_READY = _operation("Health", "Whether a model is loaded and ready", answer=_OBJECT, errors=(404,))
 _CONFIG = _operation("Models", "A model's configuration in Triton's form", answer=_OBJECT, errors=(404,))
+_CARD = _operation(
+    "Models",
+    "A model's card",
+    answer=_OBJECT,
+    errors=(404,),
+    detail="Its manifest (architecture, tensors, classes, data, accuracy and confusion matrix on the held-out rows, "
+    "the command that trained it), how many parameters it has, and how it is run here.",
+)
 _STATS = _operation("Models", "What was counted about a model, in Triton's form", answer=_OBJECT, errors=(404,))
 
 _OPERATIONS: dict[str, dict[str, Any]] = {
@@ -197,6 +205,9 @@ _OPERATIONS: dict[str, dict[str, Any]] = {
     "/predict/{model}/versions/{version}": {"post": _PREDICT},
     "/v2/models/{model}/config": {"get": _CONFIG},
     "/v2/models/{model}/versions/{version}/config": {"get": _CONFIG},
+    "/models": {"get": _operation("Models", "The loaded models and their versions", answer=_OBJECT)},
+    "/models/{model}/card": {"get": _CARD},
+    "/models/{model}/versions/{version}/card": {"get": _CARD},
     "/v2/models/stats": {"get": _operation("Models", "What was counted about every loaded model", answer=_OBJECT)},
     "/v2/models/{model}/stats": {"get": _STATS},
     "/v2/models/{model}/versions/{version}/stats": {"get": _STATS},
@@ -240,12 +251,25 @@ _OPERATIONS: dict[str, dict[str, Any]] = {
         "get": _operation("Operation", "This document as a page", answer={"text/html": {"schema": {"type": "string"}}})
     },
     "/": {
-        "get": {"tags": ["Operation"], "summary": "Leads to /docs", "responses": {"307": {"description": "To /docs."}}}
+        "get": _operation(
+            "Operation",
+            "A page to draw on, and to watch the service with",
+            answer={"text/html": {"schema": {"type": "string"}}},
+        )
+    },
+    "/page/{file}": {
+        "get": _operation(
+            "Operation",
+            "A file that the page loads",
+            answer={kind: {"schema": {"type": "string"}} for kind in ("text/css", "text/javascript", "image/svg+xml")},
+            errors=(404,),
+        )
     },
 }
 
 _PARAMETERS: dict[str, Any] = {
     "{model}": {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}},
+    "{file}": {"name": "file", "in": "path", "required": True, "schema": {"type": "string"}},
     "{version}": {"name": "version", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 1}},
 }
 _INVERT = {"name": "invert", "in": "query", "schema": {"type": "boolean", "default": False}}

@@ -1,4 +1,4 @@
-"""The pages that the service answers a browser with. They load nothing from anywhere else."""
+"""What the service answers a browser with: the page, and the interface described. Nothing is loaded from elsewhere."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from dlenv_service import page
 from dlenv_service.http import Receive, Response, Scope, json_response
 from dlenv_service.openapi import document
 
 if TYPE_CHECKING:
     from dlenv_service.asgi import Service
 
-__all__ = ["docs", "home", "openapi_json"]
+__all__ = ["docs", "home", "openapi_json", "page_file"]
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}"
@@ -26,8 +27,13 @@ _STYLE = (
 
 
 async def home(service: Service, scope: Scope, receive: Receive) -> Response:
-    """Lead a browser to the documentation."""
-    return Response(307, [(b"location", b"/docs")], b"")
+    """Answer with the page."""
+    return page.answer(scope, page.INDEX)
+
+
+async def page_file(service: Service, scope: Scope, receive: Receive, file: str) -> Response:
+    """Answer with a file that the page loads."""
+    return page.answer(scope, file)
 
 
 async def openapi_json(service: Service, scope: Scope, receive: Receive) -> Response:
@@ -61,7 +67,7 @@ def _docs() -> tuple[bytes, bytes]:
         f"<h3 id='{escape(name)}'>{escape(name)}</h3><pre>{_pretty(schema)}</pre>"
         for name, schema in api["components"]["schemas"].items()
     )
-    page = (
+    html = (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
         f"<title>dlenv {escape(api['info']['version'])}: HTTP interface</title><style>{_STYLE}</style>"
         f"<h1>dlenv {escape(api['info']['version'])}</h1><p>{escape(api['info']['summary'])} "
@@ -71,7 +77,7 @@ def _docs() -> tuple[bytes, bytes]:
     )
     digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; frame-ancestors 'none'; base-uri 'none'"
-    return page.encode(), policy.encode()
+    return html.encode(), policy.encode()
 
 
 def _section(path: str, method: str, operation: dict[str, Any]) -> str:

@@ -41,6 +41,9 @@ ROUTES = (
     Route("POST", "/predict/{model}/versions/{version}", inference.predict),
     Route("GET", "/v2/models/{model}/config", information.model_config),
     Route("GET", "/v2/models/{model}/versions/{version}/config", information.model_config),
+    Route("GET", "/models", information.models),
+    Route("GET", "/models/{model}/card", information.card),
+    Route("GET", "/models/{model}/versions/{version}/card", information.card),
     Route("GET", "/v2/models/stats", information.statistics),
     Route("GET", "/v2/models/{model}/stats", information.statistics),
     Route("GET", "/v2/models/{model}/versions/{version}/stats", information.statistics),
@@ -51,6 +54,7 @@ ROUTES = (
     Route("GET", "/openapi.json", pages.openapi_json),
     Route("GET", "/docs", pages.docs),
     Route("GET", "/", pages.home),
+    Route("GET", "/page/{file}", pages.page_file),
 )
 
 # What a request needs before its handler is called.
