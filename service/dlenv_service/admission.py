@@ -6,29 +6,76 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Generic, Protocol, TypeVar
 
 from dlenv.errors import ModelInvalid, ModelNotFound, Overloaded, RequestError, Unavailable
+from dlenv_service.batcher import Array, Item, Outcome
 from dlenv_service.config import Settings
 from dlenv_service.gate import Gate
 from dlenv_service.http import Response, Scope, header, json_response, problem
+from dlenv_service.statistics import Statistics
+from dlenv_service.tensors import Signature
 
-__all__ = ["CLOSE", "Admission"]
+__all__ = ["CLOSE", "Admission", "Model", "Models"]
 
 log = logging.getLogger("dlenv.service")
 
 CLOSE = ((b"connection", b"close"),)
 
 
-class Admission:
-    """The part of a service that needs no model: :class:`dlenv_service.asgi.Service` and fronts are such."""
+class Model(Protocol):
+    """A model version that answers requests: here, or through the process that owns the device."""
 
-    def __init__(self, settings: Settings) -> None:
+    name: str
+    version: int
+    signature: Signature
+    statistics: Statistics
+
+    def check_room(self) -> None:
+        """Refuse a request before its body is read or looked at, where there is no room for a single row.
+
+        Raises:
+            Overloaded: the queue is full.
+        """
+
+    def submit(self, rows: Array, timeout_us: int | None, outcome: Outcome) -> Item:
+        """Queue the rows of one request; ``outcome`` will hold the answer, or an error.
+
+        Raises:
+            Overloaded: the queue is full.
+        """
+
+
+class Models(Protocol):
+    """The models of a process."""
+
+    def find(self, name: str, version: str | None = None) -> Model:
+        """A model; the newest version where none is given.
+
+        Raises:
+            ModelNotFound: it isn't loaded; names what is.
+        """
+
+
+M_co = TypeVar("M_co", bound=Models, covariant=True)
+
+
+class Admission(Generic[M_co]):
+    """What answers HTTP requests in one process: :class:`dlenv_service.asgi.Service`, or a front of it."""
+
+    def __init__(self, settings: Settings, host: M_co) -> None:
         self.settings = settings
+        self.gate = Gate(settings)
+        self.host = host
         self.errors: Counter[int] = Counter()  # answers with an error, by status
         self.in_flight = 0  # requests that have arrived and are not answered completely
         self.body_bytes = 0  # that requests which wait may hold
         self.started = False
         self.draining = False
+
+    def extra_headers(self, scope: Scope) -> tuple[tuple[bytes, bytes], ...]:
+        """Headers of every answer to a request, whatever it was."""
+        return (*(CLOSE if self.draining else ()), *self.gate.headers(scope))
 
     @contextmanager
     def room(self, scope: Scope) -> Iterator[None]:
@@ -63,17 +110,12 @@ class Admission:
 
     def require_started(self) -> None:
         """Refuse a request that comes before the models are loaded or after they are gone.
-        self.gate = Gate(settings)
 
         Raises:
             Unavailable: always then.
         """
         if not self.started:
             raise Unavailable("the service is not ready; ask /v2/health/ready and try again in a moment")
-
-    def extra_headers(self, scope: Scope) -> tuple[tuple[bytes, bytes], ...]:
-        """Headers of every answer to a request, whatever it was."""
-        return (*(CLOSE if self.draining else ()), *self.gate.headers(scope))
 
     def failed(self, error: BaseException, method: str, path: str) -> Response:
         """The answer to a request that ended with an error, which is counted."""

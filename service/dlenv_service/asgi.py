@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlenv.errors import ModelInvalid, Unavailable
 from dlenv_service import audit, routes
@@ -22,6 +22,9 @@ from dlenv_service.host import Document, Host
 from dlenv_service.http import Receive, Response, Scope, Send
 from dlenv_service.metrics import Metrics
 
+if TYPE_CHECKING:
+    from dlenv_service.fronts.keeper import Fronts
+
 __all__ = ["Service"]
 
 log = logging.getLogger("dlenv.service")
@@ -30,15 +33,15 @@ log = logging.getLogger("dlenv.service")
 DECODERS = 2
 
 
-class Service(Admission):
+class Service(Admission[Host]):
     """An ASGI application that serves the models of a repository."""
 
     def __init__(self, settings: Settings, replica: str = "") -> None:
-        super().__init__(settings)
+        super().__init__(settings, Host(settings))
         self.replica = replica  # label of the metrics where there are several replicas; empty where there is one
-        self.host = Host(settings)
         self.on_change: Callable[[Document], Awaitable[None]] | None = None
         self.changing = asyncio.Lock()
+        self.fronts: Fronts | None = None  # processes that read HTTP for this one
         self._changes: set[asyncio.Task[None]] = set()  # those under way; the loop itself keeps no reference
         self.decoders = ThreadPoolExecutor(DECODERS, "dlenv-decode")
         self.decoding = 0  # images that wait for a decoder or are in one
@@ -91,7 +94,8 @@ class Service(Admission):
     @property
     def queued_rows(self) -> int:
         """Rows that wait for the device, over all models."""
-        return sum(served.queued_rows for served in self.host.loaded())
+        here = sum(served.queued_rows for served in self.host.loaded())
+        return here + (self.fronts.all_queued_rows if self.fronts is not None else 0)
 
     @property
     def document(self) -> Document:
@@ -141,6 +145,8 @@ class Service(Admission):
             Unavailable: with what is wrong.
         """
         self.host.check_health()
+        if self.fronts is not None:
+            self.fronts.check_health()
 
     def answers_here(self, scope: Scope) -> bool:
         """Whether this is an inference request, which need not go through Serve's own machinery."""

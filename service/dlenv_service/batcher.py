@@ -55,16 +55,17 @@ class Outcome(Protocol):
 
 
 class Item:
-    """The rows of one request on their way through the queue.
+    """The rows of one request, or of some that a front has gathered, on their way through the queue.
 
     ``rows`` is ``(n, ...)`` in the model's input type, validated; ``deadline`` and ``queued`` are nanoseconds of
     ``time.perf_counter_ns``.
     """
 
-    __slots__ = ("count", "deadline", "done", "outcome", "parts", "queued", "rows", "started", "taken")
+    __slots__ = ("count", "deadline", "done", "outcome", "parts", "queued", "requests", "rows", "started", "taken")
 
-    def __init__(self, rows: Array, outcome: Outcome, queued: int, deadline: int) -> None:
+    def __init__(self, rows: Array, outcome: Outcome, queued: int, deadline: int, requests: int = 1) -> None:
         self.rows = rows
+        self.requests = requests
         self.count = len(rows)
         self.outcome = outcome
         self.queued = queued

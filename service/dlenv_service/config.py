@@ -61,6 +61,10 @@ class Settings(pydantic.BaseModel):
         None, description="GPUs that one replica takes [default: 0.5 on one GPU, 1 on several, 0 without].", ge=0
     )
 
+    fronts: int = pydantic.Field(
+        0, description="Processes that read HTTP for the one that runs the models; 0: that one does.", ge=0, le=256
+    )
+
     # How batches are made and run
     device: Literal["auto", "cpu", "cuda"] = pydantic.Field("auto", description="Device that runs the models.")
     engine: Literal["auto", "eager", "onnx"] = pydantic.Field(
@@ -130,6 +134,11 @@ class Settings(pydantic.BaseModel):
     @classmethod
     def _published_address(cls, value: str | None) -> str | None:
         return None if value is None else exposure.address(value)
+
+    def allowed_ns(self, timeout_us: int | None) -> int:
+        """Nanoseconds that a request may take which asks for ``timeout_us``, or for nothing."""
+        allowed = self.deadline_ms * 1_000_000
+        return allowed if timeout_us is None else min(allowed, timeout_us * 1000)
 
     @pydantic.field_validator("admin_address")
     @classmethod

@@ -193,7 +193,8 @@ class Device:
         lane.statistics.batch(batch.count, timing.input, timing.infer, timing.output)
         position = 0
         for item, start, stop in batch.pieces:
-            lane.statistics.computed(timing.input, timing.infer, timing.output, last=stop == item.count)
+            last = stop == item.count
+            lane.statistics.computed(timing.input, timing.infer, timing.output, item.requests, last=last)
             end = position + stop - start
             item.deliver(Answer(answer.probabilities[position:end], answer.labels[position:end], answer.finite))
             position = end

@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from typing import TypedDict
 
 import torch
@@ -28,6 +29,7 @@ from dlenv_service.device import Device, Lane
 from dlenv_service.engine import pick_device
 from dlenv_service.improvement import Improver
 from dlenv_service.loading import signature_of, warm_engine
+from dlenv_service.lookup import find
 from dlenv_service.statistics import Statistics
 from dlenv_service.tensors import Signature
 
@@ -60,7 +62,10 @@ class Served:
     signature: Signature
     lane: Lane
     memory_bytes: int
-    statistics: Statistics = field(default_factory=Statistics)
+    statistics: Statistics
+    device: Device
+    settings: Settings
+    key: int = field(default_factory=count(1).__next__)  # no other model version of this process ever has the same
 
     @property
     def queued_rows(self) -> int:
@@ -74,6 +79,26 @@ class Served:
             Overloaded: the queue is full.
         """
         self.lane.batcher.check_room(1, self.statistics.retry_after)
+
+    def submit(self, rows: Array, timeout_us: int | None, outcome: Outcome) -> Item:
+        """Queue the rows of one request; ``outcome`` will hold the answer, or an error.
+
+        Raises:
+            Overloaded: the queue is full.
+        """
+        now = time.perf_counter_ns()
+        item = Item(rows, outcome, now, now + self.settings.allowed_ns(timeout_us))
+        self.queue(item)
+        return item
+
+    def queue(self, item: Item) -> None:
+        """Queue an item.
+
+        Raises:
+            Overloaded: the queue is full.
+        """
+        self.lane.batcher.add(item, self.statistics.retry_after)
+        self.device.notify()
 
 
 class Host:
@@ -90,6 +115,7 @@ class Host:
         self._sweeper: asyncio.Task[None] | None = None
         self._improver = Improver(settings)
         self._changing = asyncio.Lock()
+        self.on_models: Callable[[], Awaitable[None]] | None = None  # who else has to know, before old ones retire
 
     async def start(self, document: Document | None = None) -> None:
         """Load the models of the document, or those that the settings name, and start to serve them.
@@ -146,38 +172,11 @@ class Host:
         Raises:
             ModelNotFound: it isn't loaded; names what is.
         """
-        versions = self._models.get(name)
-        if not versions:
-            known = ", ".join(sorted(self._models)) or "none"
-            raise ModelNotFound(f"model {_quote(name)} is not loaded; loaded: {known}")
-        if version is None:
-            return versions[max(versions)]
-        try:
-            return versions[int(version)] if version.isascii() and version.isdigit() else versions[0]
-        except (KeyError, ValueError):
-            known = ", ".join(str(each) for each in sorted(versions))
-            raise ModelNotFound(f"model {name!r} has no version {_quote(version)} loaded; loaded: {known}") from None
+        return find(self._models, name, version)
 
     def versions(self, name: str) -> list[int]:
         """The loaded versions of a model, oldest first."""
         return sorted(self._models.get(name, {}))
-
-    def submit(self, served: Served, rows: Array, timeout_us: int | None, outcome: Outcome) -> Item:
-        """Queue the rows of one request; ``outcome`` will hold the answer, or an error.
-
-        Raises:
-            Overloaded: the queue is full.
-        """
-        now = time.perf_counter_ns()
-        allowed = self.settings.deadline_ms * 1_000_000
-        if timeout_us is not None:
-            allowed = min(allowed, timeout_us * 1000)
-        item = Item(rows, outcome, now, now + allowed)
-        batcher = served.lane.batcher
-        batcher.add(item, served.statistics.retry_after)
-        assert self._worker is not None
-        self._worker.notify()
-        return item
 
     def check_health(self) -> None:
         """Raise when a batch has been on the device for too long, or a model fails again and again.
@@ -234,8 +233,9 @@ class Host:
                 except Exception:  # a package that is missing, no memory left on the GPU, ...
                     self.problems[name] = "it could not be prepared; the service's log says why"
                     log.exception("%s is not loaded", name)
-            for name in [name for name in self._models if name not in document["models"]]:
-                await self._retire(self._models.pop(name).values())
+            gone = [self._models.pop(name) for name in [*self._models] if name not in document["models"]]
+            await self._tell()
+            await self._retire(served for versions in gone for served in versions.values())
 
     async def _load(self, name: str, versions: list[int]) -> None:
         """Make exactly these versions of a model the loaded ones, or change nothing."""
@@ -246,6 +246,7 @@ class Host:
             self._worker.add(served.lane)
         kept = {version: served for version, served in present.items() if version in versions}
         self._models[name] = {**kept, **fresh}
+        await self._tell()
         await self._retire(served for version, served in present.items() if version not in versions)
 
     async def _prepare(self, name: str, version: int) -> Served:
@@ -271,7 +272,21 @@ class Host:
         log.info(
             "loaded %s version %d on %s in %.2f s; batches of up to %d", name, version, self.device, seconds, largest
         )
-        return Served(name, version, model.manifest, signature, lane, engine.memory_bytes, statistics)
+        return Served(
+            name,
+            version,
+            model.manifest,
+            signature,
+            lane,
+            engine.memory_bytes,
+            statistics,
+            self._worker,
+            self.settings,
+        )
+
+    async def _tell(self) -> None:
+        if self.on_models is not None:
+            await self.on_models()
 
     async def _retire(self, models: Iterable[Served]) -> None:
         """Let models that take no more requests finish what they have accepted, then take them off the device."""
@@ -311,8 +326,3 @@ class Host:
             now = time.perf_counter_ns()
             for served in self.loaded():
                 served.lane.expire(now)
-
-
-def _quote(text: str) -> str:
-    """A name from a request for an error message: short, on one line, control characters escaped."""
-    return ascii(text if len(text) <= 64 else text[:61] + "...")

@@ -18,6 +18,7 @@ from dlenv_service.http import Receive, Response, Scope, content_type, header, j
 from dlenv_service.tensors import Signature, check_rows, rows_from_list
 
 if TYPE_CHECKING:
+    from dlenv_service.admission import Admission, Model, Models
     from dlenv_service.asgi import Service
     from dlenv_service.host import Served
 
@@ -32,7 +33,9 @@ IMAGES = ("image/png", "image/jpeg", "image/webp")
 MAX_DECODES = 100
 
 
-async def infer(service: Service, scope: Scope, receive: Receive, model: str, version: str | None = None) -> Response:
+async def infer(
+    service: Admission[Models], scope: Scope, receive: Receive, model: str, version: str | None = None
+) -> Response:
     """Answer ``POST /v2/models/{model}[/versions/{version}]/infer``."""
     began = time.perf_counter_ns()
     service.require_started()
@@ -44,7 +47,7 @@ async def infer(service: Service, scope: Scope, receive: Receive, model: str, ve
             body = await _body(service, scope, receive)
             served = service.host.find(model, version)  # it may have been replaced while the body came in
             request = decode(body, header(scope, BINARY_LENGTH), served.signature)
-            answer = await _ask(service, served, request.rows, request.timeout_us)
+            answer = await _ask(served, request.rows, request.timeout_us)
     except Exception as error:
         status = error.status if isinstance(error, DlenvError) else 500
         served.statistics.answered(status, time.perf_counter_ns() - began)
@@ -73,7 +76,7 @@ async def predict(service: Service, scope: Scope, receive: Receive, model: str, 
                 signature, served = served.signature, service.host.find(model, version)
                 if served.signature != signature:  # replaced while the image was decoded, by one of another size
                     raise Unavailable(f"model {model!r} was just replaced; send the request again")
-            answer = await _ask(service, served, _inverted(rows, served.signature) if invert else rows, None)
+            answer = await _ask(served, _inverted(rows, served.signature) if invert else rows, None)
     except Exception as error:
         status = error.status if isinstance(error, DlenvError) else 500
         served.statistics.answered(status, time.perf_counter_ns() - began)
@@ -101,14 +104,14 @@ def readable(served: Served, answer: Answer) -> dict[str, object]:
     }
 
 
-async def _body(service: Service, scope: Scope, receive: Receive) -> bytes:
+async def _body(service: Admission[Models], scope: Scope, receive: Receive) -> bytes:
     settings = service.settings
     return await read_body(scope, receive, settings.max_body_bytes, settings.body_timeout_ms)
 
 
-async def _ask(service: Service, served: Served, rows: Array, timeout_us: int | None) -> Answer:
+async def _ask(served: Model, rows: Array, timeout_us: int | None) -> Answer:
     future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-    item = service.host.submit(served, rows, timeout_us, future)
+    item = served.submit(rows, timeout_us, future)
     try:
         answer = await future
     finally:
@@ -118,7 +121,7 @@ async def _ask(service: Service, served: Served, rows: Array, timeout_us: int | 
     return answer
 
 
-def check_finite(served: Served, answer: Answer) -> None:
+def check_finite(served: Model, answer: Answer) -> None:
     """Refuse to answer with what is no number; JSON has no word for it.
 
     Raises:

@@ -61,6 +61,20 @@ def check(host: str, port: int) -> None:
     bind(host, port).close()
 
 
+async def connect(server: uvicorn.Server, connection: socket.socket) -> None:
+    """Serve a connection that was accepted elsewhere, as uvicorn does its own (uvicorn/server.py, ``startup``)."""
+    config = server.config
+    await asyncio.get_running_loop().connect_accepted_socket(
+        lambda: config.http_protocol_class(
+            config=config,  # type: ignore[call-arg]
+            server_state=server.server_state,
+            app_state=server.lifespan.state,
+        ),
+        connection,
+        ssl=config.ssl,
+    )
+
+
 async def refuse_new(server: uvicorn.Server) -> int:
     """Accept no more connections, but serve those that the kernel has accepted already.
 
@@ -73,7 +87,7 @@ async def refuse_new(server: uvicorn.Server) -> int:
     Returns:
         How many connections the kernel had in store.
     """
-    config, count = server.config, 0
+    count = 0
     listening = [socket.socket(fileno=os.dup(each.fileno())) for one in server.servers for each in one.sockets]
     for one in server.servers:
         one.close()
@@ -83,13 +97,5 @@ async def refuse_new(server: uvicorn.Server) -> int:
             while True:
                 connection, _ = each.accept()
                 count += 1
-                # As uvicorn makes them itself (uvicorn/server.py, `create_protocol`).
-                await asyncio.get_running_loop().connect_accepted_socket(
-                    lambda: config.http_protocol_class(
-                        config=config,  # type: ignore[call-arg]
-                        server_state=server.server_state,
-                        app_state=server.lifespan.state,
-                    ),
-                    connection,
-                )
+                await connect(server, connection)
     return count

@@ -74,10 +74,11 @@ class Metrics(Collector):
         info = InfoMetricFamily("dlenv_build", METRICS["dlenv_build"], labels=names)
         info.add_metric(values, {"version": __version__})
         yield info
+        fronts = service.fronts
         gauges = {
             "dlenv_uptime_seconds": time.time() - self._started,
             "dlenv_ready": float(service.ready),
-            "dlenv_in_flight_requests": float(service.in_flight),
+            "dlenv_in_flight_requests": float(service.in_flight + (fronts.in_flight if fronts else 0)),
         }
         for name, value in gauges.items():
             gauge = GaugeMetricFamily(name, METRICS[name], labels=names)
@@ -116,6 +117,7 @@ class Metrics(Collector):
             histogram("dlenv_queue_duration_seconds"),
             histogram("dlenv_batch_rows"),
         )
+        fronts = self._service.fronts
         for served in self._service.host.loaded():
             labels = [*values, served.name, str(served.version)]
             counts = served.statistics
@@ -130,7 +132,7 @@ class Metrics(Collector):
             rows.add_metric(labels, counts.rows)
             failed.add_metric(labels, counts.failed_batches)
             memory.add_metric(labels, served.memory_bytes)
-            queued.add_metric(labels, served.queued_rows)
+            queued.add_metric(labels, served.queued_rows + (fronts.queued_rows(served) if fronts else 0))
             running.add_metric(labels, served.lane.running)
             for family, values_of in (
                 (latency, counts.latency),

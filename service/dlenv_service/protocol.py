@@ -24,8 +24,7 @@ from dlenv_service.http import Response, Scope, content_type, header
 from dlenv_service.inference import BINARY_LENGTH, MEDIA_TYPES, check_finite, infer
 
 if TYPE_CHECKING:
-    from dlenv_service.asgi import Service
-    from dlenv_service.host import Served
+    from dlenv_service.admission import Admission, Model, Models
 
 __all__ = ["Head", "InferenceProtocol", "read_head"]
 
@@ -85,7 +84,7 @@ class InferenceProtocol(HttpToolsProtocol):
 
     heads: dict[bytes, Head] = {}  # noqa: RUF012 - of all connections
 
-    def __init__(self, *arguments: Any, service: Callable[[], Service | None], **options: Any) -> None:
+    def __init__(self, *arguments: Any, service: Callable[[], Admission[Models] | None], **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._service = service
         self._exchange: Exchange | None = None  # the request on the quick way
@@ -175,13 +174,13 @@ class Exchange:
 
     __slots__ = ("_began", "_head", "_item", "_loop", "_protocol", "_request", "_room", "_served", "_service", "close")
 
-    def __init__(self, protocol: InferenceProtocol, service: Service, head: Head) -> None:
+    def __init__(self, protocol: InferenceProtocol, service: Admission[Models], head: Head) -> None:
         self._protocol: InferenceProtocol | None = protocol  # None once it is over
         self._loop = protocol.loop
         self._service = service
         self._head = head
         self._began = time.perf_counter_ns()
-        self._served: Served | None = None
+        self._served: Model | None = None
         self._room = 0
         self._request: InferRequest | None = None
         self._item: Item | None = None
@@ -201,7 +200,7 @@ class Exchange:
             service.take_room(head.length)
             self._room = head.length
             self._request = request = decode(body, head.json_length, served.signature)
-            self._item = service.host.submit(served, request.rows, request.timeout_us, self)
+            self._item = served.submit(request.rows, request.timeout_us, self)
         except Exception as error:  # noqa: BLE001 - every request is answered
             self.set_exception(error)
 

@@ -10,7 +10,9 @@ import time
 from bisect import bisect_left
 from collections import Counter
 
-__all__ = ["BATCH_BUCKETS", "LATENCY_BUCKETS", "Histogram", "Statistics"]
+import msgspec
+
+__all__ = ["BATCH_BUCKETS", "LATENCY_BUCKETS", "Histogram", "Statistics", "Tally"]
 
 # Seconds. From 100 microseconds up: Ray Serve's own buckets start at 1 ms, which hides a small model's whole answer.
 LATENCY_BUCKETS = (
@@ -62,6 +64,14 @@ class Durations:
         return {"count": self.count, "ns": self.ns}
 
 
+class Tally(msgspec.Struct, array_like=True, frozen=True):
+    """What was counted of requests, to be added to other :class:`Statistics`, in another process."""
+
+    requests: dict[int, int]
+    durations: list[tuple[int, int]]
+    histograms: list[tuple[list[int], float]]
+
+
 class Statistics:
     """The counts of one model version since it was loaded."""
 
@@ -97,14 +107,15 @@ class Statistics:
         speed = size * 1e9 / max(1, input_ns + infer_ns + output_ns)
         self.rows_per_second += 0.1 * (speed - self.rows_per_second) if self.rows_per_second else speed
 
-    def computed(self, input_ns: int, infer_ns: int, output_ns: int, *, last: bool) -> None:
-        """Count what a request's batch took, as Triton does: each request in it counts the whole time.
+    def computed(self, input_ns: int, infer_ns: int, output_ns: int, requests: int, *, last: bool) -> None:
+        """Count what a batch took for some requests in it, as Triton does: each of them counts the whole time.
 
-        ``last`` says whether this was the last of the request's rows; before it only the time counts.
+        ``last`` says whether these were the last of the requests' rows; before it only the time counts.
         """
-        self.compute_input.add(input_ns, last)
-        self.compute_infer.add(infer_ns, last)
-        self.compute_output.add(output_ns, last)
+        count = requests if last else 0
+        self.compute_input.add(input_ns * requests, count)
+        self.compute_infer.add(infer_ns * requests, count)
+        self.compute_output.add(output_ns * requests, count)
 
     def answered(self, status: int, total_ns: int) -> None:
         """Count one request, answered with this HTTP status after so many nanoseconds."""
@@ -116,6 +127,34 @@ class Statistics:
         """Count the time that a request waited for the device."""
         self.queue.add(queue_ns)
         self.queue_time.observe(queue_ns / 1e9)
+
+    def take(self) -> Tally:
+        """What :meth:`answered` and :meth:`waited` counted since this was last called."""
+        durations, histograms = self._of_requests()
+        tally = Tally(
+            dict(self.requests),
+            [(each.count, each.ns) for each in durations],
+            [(list(each.counts), each.sum) for each in histograms],
+        )
+        self.requests.clear()
+        for duration in durations:
+            duration.count = duration.ns = 0
+        for histogram in histograms:
+            histogram.counts, histogram.sum = [0] * len(histogram.counts), 0.0
+        return tally
+
+    def add(self, tally: Tally) -> None:
+        """Add what other statistics of the same model counted of requests."""
+        durations, histograms = self._of_requests()
+        self.requests.update(tally.requests)
+        for duration, (count, ns) in zip(durations, tally.durations, strict=True):
+            duration.add(ns, count)
+        for histogram, (counts, total) in zip(histograms, tally.histograms, strict=True):
+            histogram.counts = [mine + theirs for mine, theirs in zip(histogram.counts, counts, strict=True)]
+            histogram.sum += total
+
+    def _of_requests(self) -> tuple[tuple[Durations, ...], tuple[Histogram, ...]]:
+        return (self.success, self.fail, self.queue), (self.latency, self.queue_time)
 
     def retry_after(self, rows_waiting: int) -> int:
         """Seconds until the rows that wait are likely answered: 1 to 30."""

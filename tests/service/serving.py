@@ -19,6 +19,7 @@ from dlenv_models.manifest import Architecture, DataInfo, Metrics, Preprocessing
 from dlenv_models.repository import Repository
 from dlenv_service.asgi import Service
 from dlenv_service.config import Settings
+from dlenv_service.fronts.keeper import Fronts
 from dlenv_service.listener import bind
 from dlenv_service.protocol import InferenceProtocol
 
@@ -85,14 +86,20 @@ def run_service(settings: Settings, *, quick: bool = True) -> Iterator[Running]:
 
     async def main() -> None:
         box["loop"] = asyncio.get_running_loop()
+        fronts = Fronts(service) if settings.fronts else None
         try:
             await service.startup()
             http = partial(InferenceProtocol, service=lambda: service) if quick else "httptools"
             server = Server(uvicorn.Config(service, http=http, lifespan="off", access_log=False, log_config=None))  # type: ignore[arg-type]
             box["server"] = server
+            serving = asyncio.ensure_future(server.serve(sockets=[await fronts.start() if fronts else listener]))
+            if fronts:
+                fronts.open(listener)
             started.set()
-            await server.serve(sockets=[listener])
+            await serving
         finally:
+            if fronts:
+                await fronts.close()
             await service.close()
 
     def body() -> None:
