@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import httpx
@@ -21,7 +20,7 @@ from dlenv_service.asgi import Service
 from dlenv_service.config import Settings
 from dlenv_service.fronts.keeper import Fronts
 from dlenv_service.listener import bind
-from dlenv_service.protocol import InferenceProtocol
+from dlenv_service.server import configure
 
 torch.set_num_threads(1)
 
@@ -89,8 +88,8 @@ def run_service(settings: Settings, *, quick: bool = True) -> Iterator[Running]:
         fronts = Fronts(service) if settings.fronts else None
         try:
             await service.startup()
-            http = partial(InferenceProtocol, service=lambda: service) if quick else "httptools"
-            server = Server(uvicorn.Config(service, http=http, lifespan="off", access_log=False, log_config=None))  # type: ignore[arg-type]
+            plain = uvicorn.Config(service, http="httptools", lifespan="off", access_log=False, log_config=None)
+            server = Server(configure(service, relayed=settings.fronts > 0) if quick else plain)
             box["server"] = server
             serving = asyncio.ensure_future(server.serve(sockets=[await fronts.start() if fronts else listener]))
             if fronts:

@@ -120,8 +120,10 @@ class Client(threading.Thread):
 
 
 @posix
-def test_sigterm_under_load_loses_nothing_that_was_accepted(repository: Path) -> None:
-    with process("--repository", str(repository), "--models", "points", "--max-delay-us", "2000") as it:
+@pytest.mark.parametrize("fronts", [0, 2])
+def test_sigterm_under_load_loses_nothing_that_was_accepted(repository: Path, fronts: int) -> None:
+    options = ("--models", "points", "--max-delay-us", "2000", "--fronts", str(fronts))
+    with process("--repository", str(repository), *options) as it:
         line = it.wait_for("Serving")
         assert line == f"Serving points on {it.url} (cpu); Ctrl-C stops"
 
