@@ -19,7 +19,7 @@ from ray.serve.schema import LoggingConfig
 from dlenv.errors import StartError
 from dlenv_service import desired, scaling, short_way
 from dlenv_service.config import Settings, load_settings
-from dlenv_service.serve_fixes import fix_replica, stop_accepting
+from dlenv_service.serve_fixes import fix_replica, stop_accepting, stop_fronts
 
 if TYPE_CHECKING:  # torch is imported in replicas only: the launcher and Serve's controller start quicker without
     from dlenv_service.asgi import Service
@@ -50,16 +50,24 @@ class Replica:
 
     async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc] # Serve awaits it
         from dlenv_service.asgi import Service
+        from dlenv_service.server import AdminServer
 
         fix_replica()
         self._service = Service(load_settings(settings), replica=serve.get_replica_context().replica_tag)
         self._agreement = desired.Agreement(self._service)
         # An error here reaches the launcher as text; it looks for the DlenvError in it (cluster.py).
+        self._admin = AdminServer(self._service) if self._service.settings.admin_address is not None else None
         await self._agreement.start()
+        if self._admin is not None:
+            await self._admin.start()
         short_way.adopt(self._service)
 
     def __serve_build_asgi_app__(self) -> Service:
         return self._service
+
+    def names(self) -> list[str]:
+        """The models that are loaded."""
+        return sorted({served.name for served in self._service.host.loaded()})
 
     async def follow(self, document: Document) -> str | None:
         """Hold the models of ``document``; called on every replica when they change."""
@@ -94,7 +102,10 @@ class Replica:
 
     async def __del__(self) -> None:
         short_way.adopt(None)
+        if self._admin is not None:
+            await self._admin.stop()
         await self._agreement.stop()
+        await stop_fronts()
         await self._service.drain()
         await self._service.close()
 

@@ -26,7 +26,7 @@ from typing import Any
 import httpx
 
 from dlenv.errors import StartError
-from dlenv_service import listener, processes, signals
+from dlenv_service import keyfile, listener, processes, signals
 from dlenv_service.arrangement import HOOK_VARIABLE, RAY_FILES, Arrangement, arrange
 from dlenv_service.config import Settings
 from dlenv_service.run_directory import run_directory
@@ -38,6 +38,8 @@ Say = Callable[[str], None]
 
 # Ray gets its processes down in about 2 s; what is still there after this is killed.
 PATIENCE_S = 5.0
+# Replicas' audit lines on their way to our own log, where no file was asked for.
+AUDIT = "audit.log"
 IMPATIENCE_S = 0.5  # where Ray has died, or the user hurries
 
 
@@ -55,7 +57,11 @@ def run_on_ray(settings: Settings, say: Say) -> int:
 
         return deploy(settings, say)
     listener.check(settings.host, settings.port)
+    if settings.keys is not None:
+        keyfile.read(settings.keys)  # for its errors, which come in a moment and not with the replica
     with run_directory() as directory:
+        if settings.audit_log is None:
+            settings = settings.model_copy(update={"audit_log": directory / AUDIT})
         return Launcher(settings, say, arrange(settings, directory), directory).run()
 
 
@@ -81,6 +87,7 @@ class Launcher:
         self.say = say
         self.arrangement = arrangement
         self.ray_files = directory / RAY_FILES
+        self._audit = directory / AUDIT
         self._ray_started = False
         self._serving = False
 
@@ -165,10 +172,14 @@ class Launcher:
         return f"see Ray's logs in {logs}"
 
     def _wait_for_answer(self) -> list[str]:
-        """Wait until the public port answers, and ask it for its models.
+        """Wait until the public port answers, and ask a replica for its models.
 
         HAProxy learns of the replicas a moment after they run.
         """
+        from ray import serve
+
+        from dlenv_service.app import APP, DEPLOYMENT
+
         wildcard = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
         host = wildcard.get(self.settings.host, self.settings.host)
         deadline = time.monotonic() + 60
@@ -177,20 +188,26 @@ class Launcher:
             while time.monotonic() < deadline:
                 with contextlib.suppress(httpx.TransportError):
                     if client.get("/v2/health/ready").is_success:
-                        loaded = client.get("/v2/models/stats").json()["model_stats"]
-                        return sorted({model["name"] for model in loaded})
+                        # Not over HTTP, where it takes a key.
+                        handle = serve.get_deployment_handle(DEPLOYMENT, APP)
+                        return list(handle.names.remote().result(timeout_s=60))
                 time.sleep(POLL_S)
         raise StartError(f"{self.settings.url} does not answer although the service runs; {self._keep_logs()}")
 
     def _serve(self) -> bool:
         """Wait for a signal; true where Ray died instead."""
-        while True:
-            try:
-                self._check_ray()
-            except StartError as error:
-                self.say(f"{error}; stopping")
-                return True
-            time.sleep(POLL_S)
+        with contextlib.ExitStack() as stack:
+            lines = stack.enter_context(self._audit.open(encoding="utf-8")) if self._audit.exists() else None
+            while True:
+                try:
+                    self._check_ray()
+                except StartError as error:
+                    self.say(f"{error}; stopping")
+                    return True
+                if lines is not None:
+                    for line in lines.readlines():
+                        self.say(line.rstrip())
+                time.sleep(POLL_S)
 
     def _check_ray(self) -> None:
         node = _global_node()

@@ -110,6 +110,12 @@ class Settings(pydantic.BaseModel):
         None,
         description="Address at which a container's port is published (DLENV_ADDRESS), judged instead of --host.",
     )
+    tls_certificate: Path | None = pydantic.Field(
+        None, description="PEM file with the certificate chain to show clients (--runtime local); may be replaced."
+    )
+    tls_key: Path | None = pydantic.Field(
+        None, description="PEM file with the certificate's key, where it is not in the same file."
+    )
     admin_address: str | None = pydantic.Field(
         None,
         description="HOST:PORT where repository, statistics and metrics are answered; then nowhere else.",
@@ -128,7 +134,8 @@ class Settings(pydantic.BaseModel):
     @property
     def url(self) -> str:
         """Where the service answers."""
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        scheme = "http" if self.tls_certificate is None else "https"
+        return f"{scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     @pydantic.field_validator("published_address")
     @classmethod
@@ -159,6 +166,14 @@ class Settings(pydantic.BaseModel):
             published=self.published_address is not None,
             protected=self.keys is not None or self.insecure,
         )
+        if self.tls_key is not None and self.tls_certificate is None:
+            raise ValueError(f"tls_key {self.tls_key} has no certificate; give tls_certificate too")
+        if self.tls_certificate is not None and self.runtime == "ray":
+            raise ValueError(
+                "tls_certificate is for --runtime local; on Ray a proxy in front ends TLS (docs/security.md)"
+            )
+        if self.admin_address is not None and (self.replicas > 1 or self.max_replicas or self.address):
+            raise ValueError("admin_address is for one replica on this machine; several can't share it")
         if self.admin_address is not None:
             host, _ = exposure.host_and_port(self.admin_address)
             exposure.require_protection(

@@ -20,6 +20,7 @@ from ray.serve.context import _get_global_client
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dlenv.errors import DlenvError, StartError
+from dlenv_service import exposure
 from dlenv_service.app import APP, build, given
 from dlenv_service.arrangement import cluster_environment
 from dlenv_service.config import Settings
@@ -53,6 +54,7 @@ def deploy(settings: Settings, say: Say) -> int:
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         with explained(lambda: HINT):
             serve.start(http_options=HTTPOptions(host=settings.host, port=settings.port), proxy_location="EveryNode")
+            _require_protection(settings)
             application = build(given(settings))
             serve.run_many([serve.RunTarget(application, name=APP)], wait_for_applications_running=False)
             await_running(lambda: None, lambda: HINT)
@@ -64,6 +66,23 @@ def deploy(settings: Settings, say: Say) -> int:
     finally:
         ray.shutdown()
     return 0
+
+
+def _require_protection(settings: Settings) -> None:
+    """Refuse to deploy without keys on a Serve that listens where others reach it.
+
+    Raises:
+        StartError: it does, because it ran before and keeps its own host.
+    """
+    try:
+        exposure.require_protection(
+            str(_get_global_client().http_config.host),
+            published=False,
+            protected=settings.keys is not None or settings.insecure,
+            option="Serve's own host",
+        )
+    except ValueError as error:
+        raise StartError(str(error)) from None
 
 
 def _url(settings: Settings) -> str:

@@ -15,7 +15,7 @@ from dlenv_service.asgi import Service
 from dlenv_service.config import Settings
 from dlenv_service.fronts.keeper import Fronts
 from dlenv_service.listener import bind, refuse_new
-from dlenv_service.server import Server, configure
+from dlenv_service.server import AdminServer, Server, configure
 
 __all__ = ["run"]
 
@@ -31,8 +31,9 @@ def run(settings: Settings, say: Callable[[str], None]) -> int:
     listener = bind(settings.host, settings.port)
     service = Service(settings)
     config = configure(service, relayed=settings.fronts > 0)
+    admin = AdminServer(service) if settings.admin_address is not None else None
     with listener, asyncio_runner(config) as loop:
-        loop.run_until_complete(_serve(config, listener, settings, say))
+        loop.run_until_complete(_serve(config, listener, admin, settings, say))
     return 0
 
 
@@ -51,7 +52,11 @@ def asyncio_runner(config: uvicorn.Config) -> Iterator[asyncio.AbstractEventLoop
 
 
 async def _serve(
-    config: uvicorn.Config, listener: socket.socket, settings: Settings, say: Callable[[str], None]
+    config: uvicorn.Config,
+    listener: socket.socket,
+    admin: AdminServer | None,
+    settings: Settings,
+    say: Callable[[str], None],
 ) -> None:
     service: Service = config.app  # type: ignore[assignment]
     server = Server(config)
@@ -67,6 +72,8 @@ async def _serve(
         serving = loop.create_task(server.serve(sockets=[await fronts.start() if fronts else listener]))
         if fronts:
             fronts.open(listener)
+        if admin:
+            await admin.start()
         say(f"Serving {names} on {settings.url} ({service.host.device}); Ctrl-C stops")
         await asyncio.wait({serving, loop.create_task(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
         say("Draining ...")
@@ -76,6 +83,8 @@ async def _serve(
             await fronts.drain()
         await refuse_new(server)
         await draining
+        if admin:
+            await admin.stop()
         server.should_exit = True
         await serving
     finally:

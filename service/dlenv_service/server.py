@@ -8,17 +8,28 @@ import socket
 import time
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import uvicorn
 
+from dlenv_service import exposure
 from dlenv_service.admission import Admission, Models
-from dlenv_service.listener import BACKLOG
+from dlenv_service.gate import ADMIN_ADDRESS
+from dlenv_service.http import Receive, Scope, Send
+from dlenv_service.listener import BACKLOG, bind
 from dlenv_service.protocol import InferenceProtocol
+from dlenv_service.tls import Certificate
 
-__all__ = ["Server", "configure"]
+__all__ = ["AdminServer", "Server", "configure"]
 
 # How long a connection that was accepted has to say what it came for, once no new ones are.
 LAST_WORDS_S = 1.0
+
+
+class Config(uvicorn.Config):
+    """uvicorn's configuration, with a certificate that may change."""
+
+    certificate: Certificate | None = None
 
 
 class Server(uvicorn.Server):
@@ -39,12 +50,65 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.005)
         await super().shutdown(sockets)
 
+    async def on_tick(self, counter: int) -> bool:
+        """Look after the certificate; uvicorn calls this ten times a second."""
+        if isinstance(self.config, Config) and self.config.certificate is not None:
+            self.config.certificate.look()
+        return await super().on_tick(counter)
 
-def configure(service: Admission[Models], *, relayed: bool = False) -> uvicorn.Config:
-    """uvicorn's configuration for a service; ``relayed``: only its own fronts can reach it."""
+
+class AdminServer:
+    """The service on ``--admin-address``: there it also answers what it does not answer elsewhere then.
+
+    Raises:
+        StartError: the address can't be had.
+    """
+
+    def __init__(self, service: Admission[Models]) -> None:
+        host, port = exposure.host_and_port(str(service.settings.admin_address))
+        self._listener = bind(host, port)
+        self._server = Server(configure(service, admin=True))
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Answer there from now on."""
+        self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+        while not self._server.started and not self._serving.done():
+            await asyncio.sleep(0.001)
+
+    async def stop(self) -> None:
+        """Answer what was accepted, and close the address."""
+        self._server.should_exit = True
+        if self._serving is not None:
+            await self._serving
+        self._listener.close()
+
+
+class _AtAdminAddress:
+    """ASGI application: marks what came to the admin address."""
+
+    def __init__(self, service: Any) -> None:
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[ADMIN_ADDRESS] = True
+        await self._service(scope, receive, send)
+
+
+def configure(service: Admission[Models], *, relayed: bool = False, admin: bool = False) -> Config:
+    """uvicorn's configuration for a service.
+
+    Args:
+        service: what answers.
+        relayed: only its own fronts can reach it.
+        admin: it is for the admin address.
+
+    Raises:
+        StartError: the certificate can't be used.
+    """
     settings = service.settings
-    config = uvicorn.Config(
-        service,  # type: ignore[arg-type] # what answers HTTP is callable as uvicorn wants it
+    config = Config(
+        _AtAdminAddress(service) if admin else service,  # type: ignore[arg-type] # callable as uvicorn wants it
         http=partial(InferenceProtocol, service=lambda: service),  # type: ignore[arg-type] # it only calls it
         lifespan="off",
         access_log=False,
@@ -56,4 +120,8 @@ def configure(service: Admission[Models], *, relayed: bool = False) -> uvicorn.C
         forwarded_allow_ips="*" if relayed else None,
     )
     config.load()
+    if settings.tls_certificate is not None and not relayed:
+        # Not uvicorn's own context, which can't be changed later and takes ciphers of the last millennium.
+        config.certificate = Certificate(settings.tls_certificate, settings.tls_key)
+        config.ssl = config.certificate.context
     return config
