@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from dlenv import __version__
+from dlenv_service.access import entry
 
 __all__ = ["document"]
 
@@ -105,8 +106,13 @@ _SCHEMAS: dict[str, Any] = {
     },
 }
 
+_SCHEME = {"type": "http", "scheme": "bearer", "description": "An API key, made by `dlenv keys add`."}
+_USED_UP = "The key has used up its requests per second; `Retry-After` says when to try again."
+
 _REASONS = {
     400: "The request can't be read.",
+    401: "No API key, or one that is not known.",
+    403: "The key lacks the scope.",
     404: "No such model, version or path.",
     408: "The body came too slowly.",
     413: "Body, image or row count over the limit.",
@@ -275,14 +281,33 @@ _PARAMETERS: dict[str, Any] = {
 _INVERT = {"name": "invert", "in": "query", "schema": {"type": "boolean", "default": False}}
 
 
-def document() -> dict[str, Any]:
-    """The whole document."""
+_NEEDS = {
+    "read": "Needs an API key; any will do.",
+    "infer": "Needs an API key with the scope `infer`.",
+    "admin": "Needs an API key with the scope `admin`.",
+}
+
+
+def _guarded(path: str, operation: dict[str, Any]) -> dict[str, Any]:
+    """An operation of a service that asks for keys: what it needs, and what it answers without."""
+    access = entry(path).access
+    if access == "open":
+        return {**operation, "security": []}
+    refused = {str(status): {"description": _REASONS[status], "content": _json(_ref("Error"))} for status in (401, 403)}
+    limited = {"429": {"description": _USED_UP, "content": _json(_ref("Error"))}}
+    needs = f"{operation['description']} {_NEEDS[access]}" if "description" in operation else _NEEDS[access]
+    return {**operation, "description": needs, "responses": {**limited, **operation["responses"], **refused}}
+
+
+def document(*, keys: bool = False) -> dict[str, Any]:
+    """The whole document; ``keys``: of a service that asks for API keys."""
     paths: dict[str, Any] = {}
     for path, operations in _OPERATIONS.items():
         parameters = [parameter for key, parameter in _PARAMETERS.items() if key in path]
         if path.startswith("/predict"):
             parameters.append(_INVERT)
-        paths[path] = {**({"parameters": parameters} if parameters else {}), **operations}
+        described = {verb: _guarded(path, each) if keys else each for verb, each in operations.items()}
+        paths[path] = {**({"parameters": parameters} if parameters else {}), **described}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -292,5 +317,6 @@ def document() -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
-        "components": {"schemas": _SCHEMAS},
+        "components": {"schemas": _SCHEMAS, **({"securitySchemes": {"key": _SCHEME}} if keys else {})},
+        **({"security": [{"key": []}]} if keys else {}),
     }

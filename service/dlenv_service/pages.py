@@ -38,12 +38,12 @@ async def page_file(service: Service, scope: Scope, receive: Receive, file: str)
 
 async def openapi_json(service: Service, scope: Scope, receive: Receive) -> Response:
     """Answer with the OpenAPI document."""
-    return json_response(document())
+    return json_response(document(keys=service.gate.keys is not None))
 
 
 async def docs(service: Service, scope: Scope, receive: Receive) -> Response:
     """Answer with the OpenAPI document as a page."""
-    body, policy = _docs()
+    body, policy = _docs(service.gate.keys is not None)
     headers = [
         (b"content-type", b"text/html; charset=utf-8"),
         (b"content-security-policy", policy),
@@ -54,9 +54,9 @@ async def docs(service: Service, scope: Scope, receive: Receive) -> Response:
 
 
 @cache
-def _docs() -> tuple[bytes, bytes]:
+def _docs(keys: bool) -> tuple[bytes, bytes]:
     """The page, and the policy that allows its one style sheet and nothing else."""
-    api = document()
+    api = document(keys=keys)
     sections = "".join(
         _section(path, method, operation)
         for path, item in api["paths"].items()

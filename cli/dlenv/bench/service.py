@@ -16,6 +16,7 @@ import msgspec
 
 from dlenv.bench.inputs import bodies, row_bytes
 from dlenv.bench.target import Request
+from dlenv.credentials import bearer
 from dlenv.errors import BenchError, ModelNotFound, UsageError
 
 _HEADER = "Inference-Header-Content-Length"
@@ -59,9 +60,9 @@ class _Answer(msgspec.Struct, frozen=True):
 class Service:
     """Questions to the service at ``url``; every method raises ``BenchError`` where it can't be had or understood."""
 
-    def __init__(self, url: str, key_file: Path | None = None) -> None:
+    def __init__(self, url: str, key_file: Path | None = None, key: str | None = None) -> None:
         self.url = url.rstrip("/")
-        self._credentials = (("Authorization", f"Bearer {_key(key_file)}"),) if key_file else ()
+        self._credentials = tuple(bearer(_key(key_file) if key_file else key).items())
         try:
             usable = httpx.URL(self.url).scheme in ("http", "https") and httpx.URL(self.url).host
         except httpx.InvalidURL:

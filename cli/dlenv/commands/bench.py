@@ -14,6 +14,7 @@ from dlenv.bench import Result, Target, closed, open_loop
 from dlenv.bench.local import serving
 from dlenv.bench.service import Service
 from dlenv.console import needs, print_json, print_table, say
+from dlenv.credentials import key_option
 from dlenv.errors import UsageError
 from dlenv.interruption import unwinding
 
@@ -33,6 +34,7 @@ _Number = TypeVar("_Number", int, float)
 @click.option("--duration", type=float, default=5.0, show_default=True, metavar="S", help="Seconds of each run.")
 @click.option("--processes", type=int, default=1, show_default=True, metavar="N", help="Processes that make the load.")
 @click.option("--tool", type=click.Choice(["auto", "own", "wrk"]), default="auto", show_default=True, help="What asks.")
+@key_option
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="File with a key, sent as a bearer token.")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw throughput and latencies.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -47,6 +49,7 @@ def command(
     duration: float,
     processes: int,
     tool: _Tool,
+    key: str | None,
     api_key_file: Path | None,
     plot: Path | None,
     as_json: bool,
@@ -82,7 +85,7 @@ def command(
     if local:
         say("Starting dlenv serve...")
     with serving(model) if local else nullcontext(url or "") as where:
-        service = Service(where, api_key_file)
+        service = Service(where, api_key_file, key)
         asked = service.model(model)
         results: list[tuple[int, float, Result]] = []
         for size in sizes:

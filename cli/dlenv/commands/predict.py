@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from dlenv.console import needs, parse_reference, print_json, print_table
+from dlenv.credentials import bearer, key_option
 from dlenv.errors import DataError, InvalidValue, RequestError, Unreachable, UsageError
 
 _MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
@@ -25,9 +26,12 @@ _DEEPEST = 32  # lists in lists: a batch of images has 4
 @click.option(
     "--repository", type=click.Path(path_type=Path), help="Model repository. [default: $DLENV_REPOSITORY, or your own]"
 )
+@key_option
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as the service gives it.")
 @needs("train")
-def command(model: str, files: Sequence[str], url: str | None, repository: Path | None, as_json: bool) -> None:
+def command(
+    model: str, files: Sequence[str], url: str | None, repository: Path | None, key: str | None, as_json: bool
+) -> None:
     """Ask a model about images or rows.
 
     FILE is an image (PNG, JPEG, WebP), a folder of images, or - for JSON on standard input: {"inputs": [row, ...]}
@@ -35,7 +39,7 @@ def command(model: str, files: Sequence[str], url: str | None, repository: Path 
     pixel values 0 to 255.
     """
     sources = list(_sources(files))
-    answers = _ask_service(url, model, sources) if url else _ask_here(model, repository, sources)
+    answers = _ask_service(url, model, sources, key) if url else _ask_here(model, repository, sources)
     labels = [
         name if len(answer["predictions"]) == 1 and name != "-" else f"{name}[{i}]"
         for (name, _), answer in zip(sources, answers, strict=True)
@@ -119,7 +123,7 @@ def _ask_here(model: str, repository: Path | None, sources: Sequence[tuple[str, 
     return answers
 
 
-def _ask_service(url: str, model: str, sources: Sequence[tuple[str, Any]]) -> list[dict[str, Any]]:
+def _ask_service(url: str, model: str, sources: Sequence[tuple[str, Any]], key: str | None) -> list[dict[str, Any]]:
     import httpx
 
     name, version = parse_reference(model)
@@ -128,7 +132,7 @@ def _ask_service(url: str, model: str, sources: Sequence[tuple[str, Any]]) -> li
     try:
         # No proxy from the environment stands between this machine and itself.
         here = httpx.URL(url).host in ("127.0.0.1", "::1", "localhost")
-        with httpx.Client(timeout=60, trust_env=not here) as client:
+        with httpx.Client(timeout=60, trust_env=not here, headers=bearer(key)) as client:
             for source, content in sources:
                 answers.append(_answer(client, address, source, content))
     except (httpx.HTTPError, httpx.InvalidURL) as error:
