@@ -131,6 +131,6 @@ export class Newest {
     } catch (error) {
       if (!control.signal.aborted) throw error;
     }
-    this.#wait = Math.min(400, Math.max(50, 1.5 * (performance.now() - began)));
+    this.#wait = Math.min(1000, Math.max(50, 1.5 * (performance.now() - began)));
   }
 }

@@ -28,6 +28,7 @@ function choose(kind) {
 const shownKind = () => chosen ?? KINDS.find((kind) => calls.has(kind));
 
 function renderList() {
+  for (const button of document.querySelectorAll("[data-shows]")) button.disabled = !calls.has(button.dataset.shows);
   const known = KINDS.filter((kind) => calls.has(kind));
   const list = byId("calls");
   const shown = [...list.children].map((item) => item.dataset.kind);

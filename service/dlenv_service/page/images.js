@@ -90,6 +90,7 @@ function render() {
   const { classes } = model.card;
   bars(byId("bars"), classes, answer && classes.map((name) => answer.probabilities[name]));
   byId("label").textContent = answer ? answer.label : "";
+  byId("label").hidden = !answer;
   byId("label").classList.toggle("long", (answer?.label.length ?? 0) > 3);
   byId("sure").textContent = answer ? say("sure", { share: sureness(answer.probability) }) : say("nothing");
   const { width, height } = shape();

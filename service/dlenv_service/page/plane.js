@@ -41,7 +41,7 @@ export function showPlanes(models) {
 }
 
 function view(model) {
-  const canvas = make("canvas", { role: "img", width: 600, height: 600 });
+  const canvas = make("canvas", { role: "img" });
   const regions = make("canvas", { width: GRID, height: GRID });
   const list = make("ul", { class: "bars small" });
   const note = make("p", { class: "soft note" });
@@ -56,6 +56,7 @@ function view(model) {
     const down = within((event.clientY - box.top) / box.height);
     move([frame.x + frame.half * across, frame.y - frame.half * down]);
   };
+  new ResizeObserver(render).observe(canvas);
   canvas.addEventListener("pointerdown", (event) => {
     if (!event.isPrimary || event.button !== 0) return;
     canvas.setPointerCapture(event.pointerId);
@@ -98,10 +99,10 @@ async function paintRegions(each, signal) {
   const rows = Math.max(1, Math.floor(each.model.card.served.max_rows / GRID));
   const began = performance.now();
   try {
+    // One after the other: together they would fill the queue, which is there for others too.
     for (let first = 0; first < GRID; first += rows) {
       const last = Math.min(GRID, first + rows);
-      const answers = await infer("grid", each.model, strip(first, last), source(first, last), signal);
-      colour(each, first, answers);
+      colour(each, first, await infer("grid", each.model, strip(first, last), source(first, last), signal));
       each.asked = last * GRID;
       each.requests++;
       each.ms = performance.now() - began;
@@ -184,37 +185,44 @@ function dot(context, at, radius, fill, edge, width) {
 }
 
 /** The middle lines of the arms, from the formula of dlenv_models.data.bundled.spiral, without its noise. */
-function drawArms(context, canvas, classes) {
+function drawArms(context, canvas, classes, pixel) {
+  const size = Math.max(2.5 * pixel, canvas.width / 85);
   const colours = classColours(classes.length);
   classes.forEach((name, arm) => {
     for (let step = 1; step <= 24; step++) {
       const radius = step / 24;
       const angle = (2 * Math.PI * arm) / classes.length + 4 * radius;
       const at = place(canvas, [radius * Math.sin(angle), radius * Math.cos(angle)]);
-      dot(context, at, 7, colours[arm], themed("--card"), 2.5);
+      dot(context, at, size, colours[arm], themed("--card"), size / 3);
     }
     const angle = (2 * Math.PI * arm) / classes.length + 4.02;
     const [x, y] = place(canvas, [0.98 * Math.sin(angle), 0.98 * Math.cos(angle)]);
-    context.font = "600 24px system-ui, sans-serif";
+    const letters = (canvas.width > 250 * pixel ? 14 : 11) * pixel;
+    context.font = `600 ${letters}px ${getComputedStyle(document.body).fontFamily}`;
     context.textAlign = x > canvas.width / 2 ? "right" : "left";
-    const beside = x > canvas.width / 2 ? -18 : 18;
-    context.lineWidth = 6;
+    const beside = x + (x > canvas.width / 2 ? -2 : 2) * size;
+    context.lineWidth = 4 * pixel;
+    context.lineJoin = "round";
     context.strokeStyle = themed("--card");
-    context.strokeText(name, x + beside, y - 10);
+    const above = Math.max(y - size, 1.4 * letters);
+    context.strokeText(name, beside, above);
     context.fillStyle = themed("--text");
-    context.fillText(name, x + beside, y - 10);
+    context.fillText(name, beside, above);
   });
 }
 
 function render() {
   for (const each of views) {
     const { canvas, model } = each;
+    const size = Math.round(canvas.clientWidth * devicePixelRatio);
+    if (canvas.width !== size) canvas.width = canvas.height = size;
+    const pixel = devicePixelRatio; // of the style sheet
     const context = canvas.getContext("2d");
-    context.clearRect(0, 0, canvas.width, canvas.height);
+    context.clearRect(0, 0, size, size);
     context.imageSmoothingQuality = "high";
     context.drawImage(each.regions, 0, 0, canvas.width, canvas.height);
-    if (model.card.data.name === "spiral") drawArms(context, canvas, model.card.classes);
-    dot(context, place(canvas, point), 13, themed("--card"), themed("--text"), 5);
+    if (model.card.data.name === "spiral") drawArms(context, canvas, model.card.classes, pixel);
+    dot(context, place(canvas, point), 8 * pixel, themed("--card"), themed("--text"), 3 * pixel);
     canvas.setAttribute("aria-label", say("planeLabel", { model: model.name }));
     each.how.textContent = `${model.card.architecture.name} · ${percent(model.card.metrics.test_accuracy)}`;
     const all = GRID * GRID;
@@ -227,6 +235,8 @@ function render() {
     each.list.setAttribute("aria-label", `${say("probabilities")}: ${model.name}`);
     [...each.list.children].forEach((item, i) => vary(item, "--bar", `var(--class-${i % COLOURS})`));
   }
+  const names = views.map(({ model }) => model.card.architecture.name);
+  byId("plane-why").hidden = !(names.includes("linear") && names.includes("mlp"));
   for (const [axis, id] of ["point-x", "point-y"].entries()) byId(`${id}-value`).textContent = point[axis].toFixed(2);
 }
 

@@ -26,7 +26,7 @@ function centredPlace(strokes, canvas) {
   const [left, right] = extent(points.map((point) => point[0]));
   const [top, bottom] = extent(points.map((point) => point[1]));
   // A dot stays a dot: it is not blown up to the size of a digit.
-  const scale = Math.min(3, (BOX - LINE) / Math.max(right - left, bottom - top, 1e-6));
+  const scale = Math.min(5, (BOX - LINE) / Math.max(right - left, bottom - top, 1e-6));
   const first = { scale, x: 0.5 - (scale * (left + right)) / 2, y: 0.5 - (scale * (top + bottom)) / 2 };
   draw(canvas, strokes, first);
   const mass = centreOfMass(grey(canvas), canvas.width, canvas.height);

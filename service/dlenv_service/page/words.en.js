@@ -49,7 +49,9 @@ export const en = {
   showGrid: "The grid as code",
 
   planeLead:
-    "Each pixel's colour is the service's own answer for that point. Click on a plane, drag the point, or move the sliders.",
+    "Click on a plane, drag the point, or move the sliders. Every colour is the service's own answer for its point.",
+  planeWhy:
+    "The same points, two models: a linear one can only part the plane by straight lines; one hidden layer bends them to follow the arms.",
   planeLabel: "Decision regions of {model}",
   painting: "Asking {done} of {all} points …",
   painted: "{all} points in {requests} requests, {time}",
@@ -114,7 +116,6 @@ export const en = {
   confusionLead: "Rows: what it was. Columns: what the model said. On {rows} held-out rows.",
   confusionTop: "Most frequent confusions",
   confused: "{count} × {was} called {said}",
-  was: "Was",
   cell: "{was} called {said}: {count}",
 
   code: "Every call, to copy",

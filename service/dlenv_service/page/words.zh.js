@@ -3,7 +3,7 @@ export const zh = {
   skip: "跳到模型",
   navigation: "页面各部分",
   language: "语言",
-  ready: "就绪，已加载 {count} 个模型",
+  ready: "就绪，{count} 个模型",
   answers: "就绪",
   notReady: "尚未就绪",
   gone: "没有响应",
@@ -48,7 +48,8 @@ export const zh = {
   showCall: "查看这次调用的代码",
   showGrid: "查看网格调用的代码",
 
-  planeLead: "每个像素的颜色都是服务对该点的回答。点击平面、拖动圆点，或移动滑块试试。",
+  planeLead: "点击平面、拖动圆点，或移动滑块。每处颜色都是服务对该点的回答。",
+  planeWhy: "同样的点，两个模型：线性模型只能用直线划分平面；加一个隐藏层，边界就能弯曲，跟上螺旋臂。",
   planeLabel: "{model} 的决策区域",
   painting: "已询问 {done} / {all} 个点…",
   painted: "{all} 个点，{requests} 次请求，用时 {time}",
@@ -113,7 +114,6 @@ export const zh = {
   confusionLead: "行是真实类别，列是模型的判断。共 {rows} 条测试数据。",
   confusionTop: "最常见的混淆",
   confused: "{count} 次把 {was} 认成 {said}",
-  was: "真实",
   cell: "把 {was} 判断为 {said}：{count}",
 
   code: "每个调用都能复制",
