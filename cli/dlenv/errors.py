@@ -31,6 +31,7 @@ internals (paths of the service, stack traces, class names).
         ├── UnsupportedType       415   1   a content type or file format that is not understood
         ├── InvalidValue          422   1   well-formed, but not what the model takes
         ├── Overloaded            429   1   the queue is full; carries ``retry_after`` (seconds)
+        ├── HeadTooLarge          431   1   the head of a request goes on and on
         ├── ModelFailed           500   1   the model raised an error on a batch
         ├── Unavailable           503   1   not ready yet, or draining
         └── DeadlineExceeded      504   1   not answered within the deadline
@@ -48,6 +49,7 @@ __all__ = [
     "DeadlineExceeded",
     "DlenvError",
     "Forbidden",
+    "HeadTooLarge",
     "InvalidValue",
     "KeysInvalid",
     "MethodNotAllowed",
@@ -206,6 +208,12 @@ class UnsupportedType(RequestError):
     """A content type or file format that is not understood."""
 
     status = 415
+
+
+class HeadTooLarge(RequestError):
+    """The request line and headers take too much."""
+
+    status = 431
 
 
 class InvalidValue(RequestError):

@@ -114,6 +114,8 @@ def _haproxy(directory: Path, binary: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(directory / "ha" / "admin"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(directory / "ha"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(directory / "ha" / "state"),
+        # By default a datagram a request to UDP port 514, whoever listens there, from a socket on all interfaces.
+        "RAY_SERVE_HAPROXY_LOG_TARGET": str(directory / "ha" / "no-log"),
         # One datagram a request to a Python process that parses it with a regex, for metrics that we have ourselves.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),

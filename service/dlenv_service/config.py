@@ -95,6 +95,12 @@ class Settings(pydantic.BaseModel):
     body_timeout_ms: int = pydantic.Field(
         10_000, description="Milliseconds in which a request's body must arrive, or 408.", ge=1, le=3_600_000
     )
+    header_timeout_ms: int = pydantic.Field(
+        10_000, description="Milliseconds in which a request's head must arrive, or 408.", ge=1, le=3_600_000
+    )
+    max_connections: int = pydantic.Field(
+        4096, description="Most open connections (per process); past it 503.", ge=1, le=1_000_000
+    )
     drain_timeout_ms: int = pydantic.Field(
         30_000, description="Milliseconds that accepted requests get to finish when the service stops.", ge=0
     )

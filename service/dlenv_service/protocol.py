@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from dlenv.errors import DlenvError, RequestError
 from dlenv_service import routes
@@ -22,9 +22,11 @@ from dlenv_service.batcher import Answer, Item
 from dlenv_service.codec import InferRequest, decode, encode
 from dlenv_service.http import Response, Scope, content_type, header
 from dlenv_service.inference import BINARY_LENGTH, MEDIA_TYPES, check_finite, infer
+from dlenv_service.limited import LimitedProtocol
 
 if TYPE_CHECKING:
     from dlenv_service.admission import Admission, Model, Models
+    from dlenv_service.config import Settings
 
 __all__ = ["Head", "InferenceProtocol", "read_head"]
 
@@ -79,7 +81,7 @@ def read_head(raw: bytes, scope: Scope, max_body_bytes: int) -> Head | None:
     )
 
 
-class InferenceProtocol(HttpToolsProtocol):
+class InferenceProtocol(LimitedProtocol):
     """One connection. ``service`` gives the service of this process, or None while there is none."""
 
     heads: dict[bytes, Head] = {}  # noqa: RUF012 - of all connections
@@ -91,6 +93,17 @@ class InferenceProtocol(HttpToolsProtocol):
         self._later: list[bytes] = []  # what came while it was under way
         self._between = True  # uvicorn's parser is not inside a message
         self._head = b""  # of the message that it parses
+
+    @property
+    def limits(self) -> Settings:
+        """The service's settings."""
+        service = self._service()
+        return super().limits if service is None else service.settings
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered, on either way."""
+        return self._exchange is not None or super().busy
 
     def data_received(self, data: bytes) -> None:
         """Answer a request whose head is known; leave everything else to uvicorn."""
@@ -106,6 +119,7 @@ class InferenceProtocol(HttpToolsProtocol):
                 service = self._service()
                 if service is not None:
                     self._unset_keepalive_if_required()
+                    self.stop_waiting()
                     self._exchange = exchange = Exchange(self, service, head)
                     exchange.begin(memoryview(data)[end:])
                     return
