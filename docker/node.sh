@@ -18,7 +18,8 @@ if [ ! -s "$token" ]; then
 fi
 export RAY_AUTH_TOKEN_PATH="$token"
 
-replicas() { grep -lsaF ray::ServeReplica /proc/[0-9]*/cmdline >/dev/null; }
+# (The brackets keep grep from finding itself.)
+replicas() { grep -lsa '[r]ay::ServeReplica' /proc/[0-9]*/cmdline >/dev/null; }
 
 # Serve starts the replicas of a node that drains elsewhere before it ends them here, so that no request is lost. Where
 # there is no room elsewhere, or the head has gone too, they end after this.
@@ -44,7 +45,18 @@ ray start "$@" --disable-usage-stats --block >/dev/null &
 ray=$!
 trap leave TERM INT
 
+# Serve spreads replicas over the nodes that there are, and leaves them there: so wait for a node for each.
+workers() {
+  timeout 30 python -c '
+import ray, sys, time
+ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR")
+while sum(node["Alive"] for node in ray.nodes()) <= int(sys.argv[2]):
+    time.sleep(0.5)
+' "$RAY_ADDRESS" "${DLENV_REPLICAS:-1}" || true
+}
+
 if [ "$role" = head ]; then
+  workers
   until dlenv serve --address auto; do
     kill -0 "$ray" 2>/dev/null || exit 1
     sleep 2

@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever asks for a project needs the engine."""
     for item in items:
-        if HERE in item.path.parents and {"engine", "image", "project"} & set(getattr(item, "fixturenames", ())):
+        if HERE in item.path.parents and {"engine", "image"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.docker)
             item.add_marker(pytest.mark.timeout(1200))
 
