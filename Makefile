@@ -53,7 +53,7 @@ $(BOOTSTRAP)/.done: requirements/bootstrap.txt pyproject.toml
 
 $(DEV)/.done: requirements/dev.txt $(BOOTSTRAP)/.done
 	test -d $(DEV) || $(UV) venv --quiet --python $(BOOTSTRAP)/bin/python $(DEV)
-	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements/dev.txt
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 

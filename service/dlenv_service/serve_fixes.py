@@ -21,12 +21,14 @@ from dlenv_service.listener import refuse_new, send_at_once
 
 if TYPE_CHECKING:  # torch is imported in replicas only
     from dlenv_service.asgi import Service
+    from dlenv_service.fronts.keeper import Fronts
 
-__all__ = ["fix_replica", "stop_accepting"]
+__all__ = ["fix_replica", "stop_accepting", "stop_fronts"]
 
 EVERYWHERE = "[::]:0"
 
 _servers: list[uvicorn.Server] = []
+_fronts: list[Fronts] = []
 
 
 def fix_replica() -> None:
@@ -74,9 +76,28 @@ def _replace_server() -> None:
         task, server = await start(*args, **{**options, "enable_so_reuseport": True})
         server.config.http = functools.partial(InferenceProtocol, service=service)
         _servers.append(server)
+        if (answering := service()) is not None and answering.settings.fronts:
+            _put_fronts_before(server, answering)
         return task, server
 
     replica.start_asgi_http_server = start_ours
+
+
+def _put_fronts_before(server: uvicorn.Server, service: Service) -> None:
+    """Let fronts have the server's port, and the server itself what they pass on."""
+    from dlenv_service.fronts.keeper import Fronts
+
+    fronts = Fronts(service)
+    listen = server.startup
+    server.config.forwarded_allow_ips = "*"  # only fronts reach it
+
+    async def startup(sockets: list[socket.socket] | None = None) -> None:
+        assert sockets is not None
+        await listen(sockets=[await fronts.start()])
+        fronts.open(*sockets)
+
+    server.startup = startup  # type: ignore[method-assign]
+    _fronts.append(fronts)
 
 
 async def stop_accepting() -> None:
@@ -85,8 +106,17 @@ async def stop_accepting() -> None:
     Serve itself closes the port only when it stops the whole server, together with connections whose first request
     is still on its way.
     """
+    for fronts in _fronts:
+        await fronts.drain()
     for server in _servers:
         await refuse_new(server)
+
+
+async def stop_fronts() -> None:
+    """End the fronts of this replica, after they have answered what has arrived."""
+    for fronts in _fronts:
+        await fronts.drain()
+        await fronts.close()
 
 
 def _set_options(sock: socket.socket) -> bool:

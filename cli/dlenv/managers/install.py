@@ -80,11 +80,18 @@ def read(file: Path) -> Lock:
 
 
 def install(
-    python: Path, packages: Sequence[Package], source: Source, folder: Path, *, size: int | None = None
+    python: Path,
+    packages: Sequence[Package],
+    source: Source,
+    folder: Path,
+    *,
+    size: int | None = None,
+    compiled: bool = False,
 ) -> None:
     """Install exactly these packages, each file checked against the hashes that are known; raises ``uv.Failed``.
 
-    ``size`` are the bytes of all files, where those are known; it serves to say how long it will take.
+    ``size`` are the bytes of all files, where those are known; it serves to say how long it will take. ``compiled``:
+    with bytecode for every module, as pip leaves it and uv by itself does not.
     By name, version and hash, not by the lock's addresses: uv finds what it has cached, and another mirror will do.
     """
     lines = []
@@ -95,6 +102,8 @@ def install(
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     words: list[str | Path] = ["pip", "install", "--python", python, "--no-build", "--no-deps", "-r", file]
     words += ["--verify-hashes" if any(not package.hashes for package in packages) else "--require-hashes"]
+    if compiled:
+        words.append("--compile-bytecode")
     if source.folder:
         words += ["--no-index", "--find-links", source.folder]
     elif source.torch_index:

@@ -240,11 +240,14 @@ class Fronts:
         Connections that the kernel has accepted already are served too.
         """
         self._stopping = True
-        if self._listener is not None:
-            asyncio.get_running_loop().remove_reader(self._listener)
+        listener, loop = self._listener, asyncio.get_running_loop()
+        if listener is not None:
             self._accept()
-            asyncio.get_running_loop().remove_reader(self._listener)
-            self._listener.close()
+            while self._accepted is not None and self._fronts:
+                await asyncio.sleep(FULL_S)
+            self._listener = None
+            loop.remove_reader(listener)
+            listener.close()
         fronts = list(self._fronts)
         for front in fronts:
             front.channel.say(Drain())
@@ -344,15 +347,17 @@ class Fronts:
                 await asyncio.wait_for(self.applied.wait(), until - time.monotonic())
 
     def _accept(self) -> None:
-        assert self._listener is not None
+        listener = self._listener
+        if listener is None:  # meanwhile
+            return
         while True:
             try:
-                connection = self._accepted or self._listener.accept()[0]
+                connection = self._accepted or listener.accept()[0]
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:  # no descriptor is left, and the connection still waits: don't spin
                 log.error("can't accept a connection: %s", error.strerror)
-                self._pause()
+                self._pause(listener)
                 return
             self._accepted = None
             fronts = [front for front in self._fronts if front.ready.done()]
@@ -361,13 +366,15 @@ class Fronts:
                 connection.close()
             else:
                 self._accepted = connection
-                self._pause()
+                self._pause(listener)
                 return
 
-    def _pause(self) -> None:
+    def _pause(self, listener: socket.socket) -> None:
         """Look again in a moment."""
-        loop, listener = asyncio.get_running_loop(), self._listener
-        assert listener is not None
-        loop.remove_reader(listener)
-        if not self._stopping:
-            loop.call_later(FULL_S, lambda: self._stopping or loop.add_reader(listener, self._accept))
+        asyncio.get_running_loop().remove_reader(listener)
+        asyncio.get_running_loop().call_later(FULL_S, self._go_on)
+
+    def _go_on(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+            self._accept()
