@@ -178,13 +178,16 @@ def test_constraints_bind_what_is_needed_anyway(
     assert "click" not in versions(lock)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 def test_what_was_locked_is_installed(
-    python: Path, packages: Server, pytorch: Server, cache: dict[str, str], tmp_path: Path
+    python: Path, packages: Server, pytorch: Server, cache: dict[str, str], tmp_path: Path, compiled: bool
 ) -> None:
     where = source(packages, cache, torch_index=pytorch.url + "/simple")
     lock = locked(python, where, tmp_path / "x")
-    install.install(python, lock.packages, where, tmp_path / "x")
+    install.install(python, lock.packages, where, tmp_path / "x", compiled=compiled)
     assert installed(tmp_path / "env") == versions(lock)
+    (torch,) = (tmp_path / "env").rglob("site-packages/torch.py")
+    assert len([*torch.parent.glob("__pycache__/torch.*.pyc")]) == compiled
 
 
 def test_a_file_that_was_exchanged_is_refused(

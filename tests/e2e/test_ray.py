@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from dlenv_service.arrangement import HOOK_VARIABLE, RAY_FILES, cluster_environment, find_haproxy, free_port
@@ -335,6 +336,24 @@ def ports_of(pid: int) -> set[int]:
     inodes = sockets_of(pid)
     lines = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
     return {int(line.split()[1].split(":")[1], 16) for line in lines if line.split()[9] in inodes}
+
+
+def test_fronts_answer_for_a_replica_and_end_with_it() -> None:
+    with serving("--fronts", "2", MODEL) as service:
+        assert [infer(service.url).status_code for _ in range(4)] == [200] * 4
+        (found,) = httpx.get(f"{service.url}/v2/models/{MODEL}/stats").json()["model_stats"]
+        assert found["inference_stats"]["success"]["count"] == 4
+        assert document_of(service.url) == {MODEL}
+        children = [psutil.Process(pid) for pid in service.processes() if psutil.pid_exists(pid)]
+        fronts = {each for child in children for each in child.children() if "fronts.front" in " ".join(each.cmdline())}
+        assert len(fronts) == 2
+        load = Load(service.port, 8)
+        while len(load.outcomes) < 200:
+            time.sleep(0.01)
+        assert service.stop(signal.SIGTERM) == 0
+        assert load.finish() == {"200"}
+        assert [each for each in fronts if each.is_running()] == []
+        assert service.nothing_is_left()
 
 
 def test_without_the_hook_all_still_works_and_a_killed_launcher_frees_the_port() -> None:
