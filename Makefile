@@ -30,7 +30,7 @@ test-fast: $(DEV)/.done
 	$(BIN)/python -m pytest -m "not ray and not slow"
 
 test-docker: $(DEV)/.done
-	$(BIN)/python -m pytest -m docker tests/docker
+	$(BIN)/python -m pytest tests/docker
 
 lint: $(DEV)/.done
 	$(BIN)/ruff format --check .
