@@ -65,7 +65,7 @@ def main(environment: Path, own: Path) -> int:
     remove(environment, packages)
     # Some packages carry templates and files for other Pythons that don't compile; nobody imports them.
     compileall.compile_dir(
-        packages, quiet=2, workers=0, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
+        packages, quiet=2, workers=0, force=True, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
     )
     for path in (*packages.glob("dlenv*"), environment / "bin" / "dlenv", environment / "dlenv-environment.json"):
         target = own / path.relative_to(environment)
