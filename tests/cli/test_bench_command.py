@@ -20,6 +20,8 @@ from bench_server import OK, Answering, Asked, answer, serving
 from dlenv.bench.local import serving as dlenv_serving
 
 Run = Callable[..., Any]
+pytestmark = pytest.mark.slow  # they measure, which takes its time
+
 QUICK = ("--duration", "0.4", "--connections", "4", "--rows", "1", "--tool", "own")
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -18,6 +18,8 @@ from bench_server import CLOSE, OK, Asked, answer, serving
 from dlenv.bench import Request, Result, Target, closed, open_loop
 from dlenv.errors import BenchError, UsageError
 
+pytestmark = pytest.mark.slow  # they measure, which takes its time
+
 ONE = (Request(body=b"question", expect=b"ok"),)
 
 

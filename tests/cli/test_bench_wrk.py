@@ -13,6 +13,8 @@ from dlenv.bench import Request, Result, Target, closed
 from dlenv.errors import UsageError
 
 needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed (apt-get install wrk)")
+pytestmark = pytest.mark.slow  # they measure, which takes its time
+
 KINDS = tuple(Request(body=b"%d" % kind, expect=b"\0kind %d\n" % kind) for kind in range(5))
 
 
