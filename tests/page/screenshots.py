@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parents[2] / "docs/images"
 NAMES = ("page-light.png", "page-dark.png", "page-phone.png")
-COLOURS = 128
+COLOURS = 256
 
 
 def take(visit: Callable[..., Visit], folder: Path) -> None:
@@ -43,7 +43,7 @@ def take(visit: Callable[..., Visit], folder: Path) -> None:
 
 def _save(content: bytes, path: Path) -> None:
     with Image.open(io.BytesIO(content)) as picture:
-        few = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        few = picture.convert("RGB").quantize(COLOURS, kmeans=4, dither=Image.Dither.NONE)
         few.save(path, optimize=True)
 
 

@@ -324,11 +324,11 @@ def test_the_card_says_what_the_manifest_says(visit: Open) -> None:
 
 
 def test_the_decision_regions_are_the_services_answers(visit: Open, page_url: str) -> None:
-    page = visit("?model=spiral-mlp").page
+    page = visit().page
     requests = record(page, "/infer")
-    page.reload()
+    page.select_option("#model", "spiral-mlp")
     page.wait_for_selector(".plane.done >> nth=1")
-    assert len(requests) <= 2 * 10  # 96 rows of 96 points, 1,024 of them at once
+    assert len(requests) == 2 * 10  # 96 rows of 96 points, 1,024 of them at once
     assert page.locator(".plane h3").all_inner_texts() == ["spiral-linear", "spiral-mlp"]
     points = [(x, y) for x in (-0.95, -0.6, -0.25, 0.1, 0.55, 0.9) for y in (-0.9, -0.65, -0.3, 0.2, 0.7)]
     for number, model in enumerate(("spiral-linear", "spiral-mlp")):
@@ -405,6 +405,24 @@ def test_a_burst_shows_how_it_was_batched(visit: Open, page_url: str) -> None:
     machine = page.inner_text("#machine")
     assert "cpu" in machine
     assert "MiB" in machine
+
+
+def test_where_the_figures_are_for_another_address_the_rest_works(visit: Open) -> None:
+    visited = visit()
+    visited.expected = ("status of 404",)
+    page = visited.page
+    elsewhere = {"error": "this path is answered on the service's admin address only"}
+    for path in ("**/metrics", "**/stats"):
+        page.route(path, lambda route: route.fulfill(status=404, json=elsewhere))
+    page.reload()
+    page.wait_for_selector("#no-figures:not([hidden])")
+    assert page.inner_text("#no-figures") == elsewhere["error"]
+    page.wait_for_function("() => document.getElementById('health').textContent === 'Ready'")
+    draw(page, SEVEN)
+    says(page, "7")
+    page.click("#burst")
+    page.wait_for_function("() => document.getElementById('burst-report').textContent.startsWith('300 answered')")
+    assert page.locator(".sizes").count() == 0
 
 
 # Language, theme, size

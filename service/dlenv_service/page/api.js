@@ -37,8 +37,7 @@ export async function ask(kind, method, path, { headers = {}, body, source, sign
   const began = performance.now();
   let response, bytes;
   try {
-    response = await fetch(url, { method, headers: sent, body, signal, cache: "no-store" });
-    bytes = await response.arrayBuffer();
+    [response, bytes] = await twice(() => fetch(url, { method, headers: sent, body, signal, cache: "no-store" }), signal);
   } catch (error) {
     if (signal?.aborted) throw error;
     remember(call, began);
@@ -52,6 +51,20 @@ export async function ask(kind, method, path, { headers = {}, body, source, sign
   if (response.ok) return call;
   if (response.status === 401) events.dispatchEvent(new Event("locked"));
   throw new Problem(response.status, reason(bytes) ?? response.statusText);
+}
+
+/** An answer and its body. Once more where the line broke, as when a network comes or goes; no call here changes anything. */
+async function twice(get, signal) {
+  const whole = async () => {
+    const response = await get();
+    return [response, await response.arrayBuffer()];
+  };
+  try {
+    return await whole();
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    return whole();
+  }
 }
 
 function remember(call, began) {

@@ -37,7 +37,7 @@ async function run() {
   const rows = Number(byId("burst-rows").value);
   const one = await row();
   const body = join(Array.from({ length: rows }, () => one.bytes));
-  const source = { imports: one.imports, bytes: rows > 1 ? `${one.python} * ${rows}` : one.python };
+  const source = { imports: one.imports, before: [], bytes: rows > 1 ? `${one.python} * ${rows}` : one.python };
   running = true;
   result = null;
   render();

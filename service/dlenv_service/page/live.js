@@ -124,13 +124,15 @@ function tile(name) {
 function line(points, most) {
   const now = points.at(-1)?.at ?? 0;
   const place = ({ at, value }) => `${(100 - (100 * (now - at)) / KEPT_MS).toFixed(2)},${(29 - (27 * (value ?? 0)) / (most || 1)).toFixed(2)}`;
-  const path = points.length > 1 ? `M${points.map(place).join("L")}` : "M0,29";
+  // A second without requests has no latency: the line breaks there.
+  const path = points.map((each, i) => `${i && points[i - 1].value !== null ? "L" : "M"}${place(each)}`);
+  const whole = points.length > 1 && points.every((each) => each.value !== null);
   return drawn(
     "svg",
     { viewBox: "0 0 100 30", preserveAspectRatio: "none", "aria-hidden": "true" },
     drawn("path", { class: "ground", d: "M0,29H100" }),
-    drawn("path", { class: "area", d: points.length > 1 ? `${path}L100,29L${place({ ...points[0], value: 0 })}Z` : "" }),
-    drawn("path", { class: "line", d: path }),
+    drawn("path", { class: "area", d: whole ? `${path.join("")}L100,29L${place({ ...points[0], value: 0 })}Z` : "" }),
+    drawn("path", { class: "line", d: path.filter((_, i) => points[i].value !== null).join("") }),
   );
 }
 
@@ -147,11 +149,15 @@ function machine(metrics) {
   const resident = sum(metrics, "process_resident_memory_bytes"); // Linux only
   if (resident) rows.push(["memory", bytes(resident)]);
   rows.push(["weights", bytes(sum(metrics, "dlenv_model_memory_bytes"))]);
-  const minutes = sum(metrics, "dlenv_uptime_seconds") / 60;
-  rows.push(["uptime", minutes < 120 ? say("minutes", { value: whole(minutes) }) : say("hours", { value: short(minutes / 60) })]);
+  rows.push(["uptime", duration(sum(metrics, "dlenv_uptime_seconds"))]);
   const { replica } = readings.at(-1);
   if (replica) rows.push(["replica", replica]);
   return rows;
+}
+
+function duration(seconds) {
+  if (seconds < 120) return say("seconds", { value: whole(seconds) });
+  return seconds < 7200 ? say("minutes", { value: whole(seconds / 60) }) : say("hours", { value: short(seconds / 3600) });
 }
 
 function renderBatches(buckets) {

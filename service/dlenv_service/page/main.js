@@ -83,7 +83,7 @@ async function other(model) {
   const count = model.card.inputs[0].shape.slice(1).reduce((product, size) => product * size, 1);
   byId("other-panel").textContent = say("other", { count: whole(count) });
   const size = count * (model.card.inputs[0].datatype === "UINT8" ? 1 : 4);
-  await infer("rows", model, new Uint8Array(size), { imports: [], bytes: `bytes(${size})` });
+  await infer("rows", model, new Uint8Array(size), { imports: [], before: [], bytes: `bytes(${size})` });
 }
 
 function renderChoice() {

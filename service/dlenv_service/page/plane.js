@@ -131,11 +131,18 @@ function strip(first, last) {
 /** The same in Python. */
 function source(first, last) {
   const { x, y, half } = frame;
-  const across = `${x} + ${half} * ((2 * column + 1) / ${GRID} - 1)`;
-  const down = `${y} - ${half} * ((2 * row + 1) / ${GRID} - 1)`;
+  const across = `${x || ""}${x ? " + " : ""}${half} * ((2 * column + 1) / ${GRID} - 1)`;
+  const down = `${y || ""}${y ? " + " : ""}${half} * (1 - (2 * row + 1) / ${GRID})`;
   return {
     imports: ["array"],
-    bytes: `array.array("f", (value for row in range(${first}, ${last}) for column in range(${GRID}) for value in (${across}, ${down}))).tobytes()`,
+    before: [
+      "points = [",
+      `    (${across}, ${down})`,
+      `    for row in range(${first}, ${last})`,
+      `    for column in range(${GRID})`,
+      "]",
+    ],
+    bytes: 'array.array("f", [value for point in points for value in point]).tobytes()',
   };
 }
 

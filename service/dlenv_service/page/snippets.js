@@ -14,7 +14,8 @@ export function curl(call) {
   let before = "";
   if (call.source) {
     const imports = ["sys", ...call.source.imports].sort().join(", ");
-    before = `python3 -c ${quote(`import ${imports}; sys.stdout.buffer.write(${call.source.bytes})`)} |\n`;
+    const made = [`import ${imports}`, ...call.source.before, `sys.stdout.buffer.write(${call.source.bytes})`];
+    before = `python3 -c ${quote(made.join("\n"))} |\n`;
     words.push("--data-binary @-");
   } else if (isJson(call)) words.push(`-d ${quote(call.body)}`);
   else if (call.body) {
@@ -34,10 +35,13 @@ export function python(call) {
   else if (call.body) body = `base64.b64decode("${base64(call.body)}")`;
   const headers = Object.entries(call.headers).map(([name, value]) => `"${name}": "${value}"`);
   if (hasKey()) headers.push('"Authorization": "Bearer " + os.environ["DLENV_KEY"]');
-  const given = [`"${call.url}"`, ...(body ? ["body"] : []), ...(headers.length ? [`headers={${headers.join(", ")}}`] : [])];
+  const given = [`"${call.url}"`, ...(body ? ["body"] : [])];
+  if (headers.length === 1) given.push(`headers={${headers[0]}}`);
+  else if (headers.length) given.push(["headers={", ...headers.map((each) => `    ${each},`), "}"].join("\n    "));
   if (!body && call.method !== "GET") given.push(`method="${call.method}"`);
   const shown = printed(call);
   const text = [
+    ...(call.source?.before ?? []),
     ...(body ? [`body = ${body}`] : []),
     "request = urllib.request.Request(",
     ...given.map((each) => `    ${each},`),

@@ -76,6 +76,7 @@ export const en = {
   weights: "Memory of the models",
   uptime: "Running for",
   replica: "Replica that answered",
+  seconds: "{value} s",
   minutes: "{value} min",
   hours: "{value} h",
   burst: "Send a burst",

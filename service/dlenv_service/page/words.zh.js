@@ -74,6 +74,7 @@ export const zh = {
   weights: "模型占用内存",
   uptime: "已运行",
   replica: "应答的副本",
+  seconds: "{value} 秒",
   minutes: "{value} 分钟",
   hours: "{value} 小时",
   burst: "突发请求",
