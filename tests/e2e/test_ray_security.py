@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import pickle
 import socket
 import time
@@ -18,7 +17,7 @@ import pytest
 from test_ray import BODY, INFER, MODEL, Serving, infer, pytestmark, serving
 
 from dlenv_service import keyfile
-from dlenv_service.arrangement import find_haproxy
+from dlenv_service.arrangement import find_haproxy, free_port
 
 __all__ = ["pytestmark"]
 
@@ -46,7 +45,7 @@ ALLOWED: dict[str, tuple[Allowed, ...]] = {
     "dashboard.py": (Allowed("Prometheus metrics of the process that would be the dashboard: numbers to read"),),
     "DashboardAgent": (
         Allowed("Ray's metrics of this node: numbers to read"),
-        Allowed("the agent's HTTP interface", path="/"),
+        Allowed("the agent's HTTP interface, which takes jobs", path="/api/job_agent/jobs/"),
         Allowed("the agent's reports to the raylet", "/ray.rpc.ReporterService/HealthCheck"),
     ),
     "RuntimeEnvAgent": (Allowed("makes the environments that tasks ask for", path="/"),),
@@ -58,6 +57,7 @@ ALLOWED: dict[str, tuple[Allowed, ...]] = {
         Allowed(*WORKER),
         Allowed("requests of Serve's proxies, pickled", "/ray.serve.ASGIService/HandleRequest"),
         Allowed("the service over HTTP, behind HAProxy or as the public port"),
+        Allowed("the service on its admin address"),
     ),
     "haproxy": (
         Allowed("the public port"),
@@ -111,8 +111,11 @@ def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         "operator": keyfile.add(path, "operator", ("infer", "admin")),
         "guest": keyfile.add(path, "guest", ("infer",)),
     }
-    words = ["--replicas", "2"] if request.param == "haproxy" else []
-    with serving("--keys", str(path), *words, MODEL) as service:
+    admin = free_port()
+    words = ["--replicas", "2"] if request.param == "haproxy" else ["--admin-address", f"127.0.0.1:{admin}"]
+    # What the user's own environment says of tokens must not count.
+    with serving("--keys", str(path), *words, MODEL, environ={"RAY_AUTH_MODE": "disabled"}) as service:
+        service.admin = service.url if request.param == "haproxy" else f"http://127.0.0.1:{admin}"
         yield service, path, keys
 
 
@@ -201,7 +204,7 @@ def test_keys_are_asked_for_on_every_way_in(guarded: Any) -> None:
             assert client.post(INFER, json=BODY, headers=bearer("x")).status_code == 401
             assert client.post(INFER, json=BODY, headers=bearer(keys["asker"])).status_code == 200
             assert client.get(f"/v2/models/{MODEL}", headers=bearer(keys["asker"])).status_code == 200
-        load = f"/v2/repository/models/{MODEL}/load"
+        load = f"{service.admin}/v2/repository/models/{MODEL}/load"
         assert client.post(load).status_code == 401
         assert client.post(load, headers=bearer(keys["asker"])).status_code == 403
         assert client.post(load, headers=bearer(keys["operator"])).status_code == 200
@@ -210,7 +213,20 @@ def test_keys_are_asked_for_on_every_way_in(guarded: Any) -> None:
         if each.role in ("ProxyActor", "ServeReplica"):
             with contextlib.suppress(httpx.HTTPError):
                 assert infer(f"http://127.0.0.1:{each.port}").status_code == 401, each
-    assert json.dumps(keys["asker"]) not in service.said
+    assert not any(key in service.said for key in keys.values())
+
+
+def test_one_replica_has_an_admin_address_and_answers_nothing_of_it_elsewhere(guarded: Any) -> None:
+    service, _, keys = guarded
+    if service.admin == service.url:
+        pytest.skip("several replicas have none")
+    for each in listening(service):
+        if each.role in ("ProxyActor", "ServeReplica"):
+            with contextlib.suppress(httpx.HTTPError):
+                url = f"http://127.0.0.1:{each.port}"
+                status = httpx.get(f"{url}/metrics", headers=bearer(keys["operator"]), timeout=20).status_code
+                assert status == (200 if url == service.admin else 404), each
+    assert httpx.get(f"{service.admin}/metrics", timeout=20).status_code == 401
 
 
 def test_a_removed_key_stops_working_within_two_seconds_everywhere(guarded: Any) -> None:
@@ -228,7 +244,7 @@ def test_a_removed_key_stops_working_within_two_seconds_everywhere(guarded: Any)
 def test_admin_actions_stand_in_what_dlenv_serve_says(guarded: Any) -> None:
     service, _, keys = guarded
     load = f"/v2/repository/models/{MODEL}/load"
-    httpx.post(service.url + load, headers=bearer(keys["operator"]), timeout=20).raise_for_status()
+    httpx.post(service.admin + load, headers=bearer(keys["operator"]), timeout=20).raise_for_status()
     until = time.monotonic() + 5
     wanted = f"admin caller='operator' client='127.0.0.1' method='POST' path='{load}' status=200"
     while wanted not in service.said:

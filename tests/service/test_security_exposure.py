@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from dlenv.commands.serve import command
 from dlenv.errors import UsageError
+from dlenv_service.arrangement import arrange
 from dlenv_service.config import load_settings
 from dlenv_service.exposure import is_loopback
 
@@ -70,6 +71,15 @@ def test_a_published_address_has_no_port(address: str) -> None:
 
 def test_the_ray_cluster_has_a_variable_of_its_own() -> None:
     assert load_settings({}, {"DLENV_RAY_ADDRESS": "10.0.0.5:6379"}).address == "10.0.0.5:6379"
+
+
+@pytest.mark.parametrize("flags", [{}, {"replicas": 2}, {"max_replicas": 3}])
+def test_each_ray_of_our_own_gets_a_token_of_its_own(flags: dict[str, int], tmp_path: Path) -> None:
+    environments = [arrange(load_settings(flags), tmp_path).environment for _ in range(2)]
+    assert [each["RAY_AUTH_MODE"] for each in environments] == ["token", "token"]
+    first, second = (each["RAY_AUTH_TOKEN"] for each in environments)
+    assert len(bytes.fromhex(first)) == len(bytes.fromhex(second)) == 32
+    assert first != second
 
 
 def test_replicas_get_what_was_decided() -> None:

@@ -16,8 +16,10 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
+from click.testing import CliRunner
 from serving import Running
 
+from dlenv.commands.bench import command as bench
 from dlenv_service import keyfile
 from dlenv_service.access import entry
 from dlenv_service.protocol import InferenceProtocol
@@ -189,9 +191,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     statuses: list[int] = []
     answered = InferenceProtocol.__dict__["answered"]
 
-    def note(self: InferenceProtocol, response: object, **options: object) -> None:
+    def note(self: InferenceProtocol, response: object, *words: object, **options: object) -> None:
         statuses.append(response.status)  # type: ignore[attr-defined]
-        answered(self, response, **options)
+        answered(self, response, *words, **options)
 
     monkeypatch.setattr(InferenceProtocol, "answered", note)
     return statuses
@@ -290,6 +292,19 @@ def test_tritonclient_sends_the_key_as_a_header(guarded: Guarded) -> None:
 test_tritonclient_sends_the_key_as_a_header = pytest.mark.filterwarnings(
     "ignore::ResourceWarning:gevent", "ignore::DeprecationWarning:gevent"
 )(test_tritonclient_sends_the_key_as_a_header)
+
+
+def test_bench_measures_with_a_key(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [guarded.running.url, "--model", "points", "--connections", "2", "--rows", "1", "--duration", "0.3"]
+    words += ["--tool", "own", "--json"]
+    monkeypatch.setenv("DLENV_KEY", guarded.keys["asker"])
+    done = CliRunner().invoke(bench, words)
+    assert not done.exception, done.output
+    assert '"failed": {}' in done.output
+    assert '"answered": 0' not in done.output
+    assert guarded.keys["asker"] not in done.output
+    monkeypatch.delenv("DLENV_KEY")
+    assert "needs an API key" in str(CliRunner().invoke(bench, words).exception)
 
 
 def test_many_keys_at_once(serve: Serve, tmp_path: Path) -> None:
