@@ -20,7 +20,7 @@ from peers.lenet import MAX_BATCH
 from services import MODEL, SERVICES, Service, version
 from turns import Table, Turn, images
 
-DLENV = ("dlenv ray", "dlenv local", "dlenv ray onnx")
+DLENV = ("dlenv ray", "dlenv local", "dlenv fronts", "dlenv ray onnx", "dlenv fronts onnx")
 ENGINES = {service.name: service.engine for service in SERVICES}
 
 CONDITIONS = """\

@@ -86,6 +86,24 @@ SERVICES = (
         overload=True,
     ),
     Service(
+        name="dlenv fronts",
+        what="`--runtime local --fronts 1`: a process that reads HTTP before the one that runs the model",
+        packages=("dlenv", "torch", "uvicorn"),
+        command=(*DLENV, "--runtime", "local", "--fronts", "1", "--engine", "eager", MODEL),
+        wire="oip",
+        path=INFER,
+        overload=True,
+    ),
+    Service(
+        name="dlenv fronts onnx",
+        what="the same with ONNX Runtime",
+        packages=("dlenv", "onnxruntime", "uvicorn"),
+        command=(*DLENV, "--runtime", "local", "--fronts", "1", "--engine", "onnx", MODEL),
+        wire="oip",
+        path=INFER,
+        engine="onnx",
+    ),
+    Service(
         name="uvicorn",
         what="uvicorn alone with a batcher in the process, no limits and no checks",
         packages=("uvicorn", "uvloop", "httptools"),
@@ -189,7 +207,7 @@ def install(service: Service) -> None:
         return
     uv = Path(sys.executable).parent / "uv"
     _run(uv, "venv", "--quiet", "--clear", "--python", sys.executable, service.folder)
-    _run(uv, "pip", "install", "--quiet", "--python", service.python, "-r", pins)
+    _run(uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", service.python, "-r", pins)
     site = Path(_output(service.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"))
     # Named so that it is read last; addsitedir also follows the file by which dlenv itself is installed editable.
     (site / "zz_dlenv.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
