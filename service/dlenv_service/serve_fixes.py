@@ -40,8 +40,9 @@ def fix_replica() -> None:
 def _keep_internal_port_here() -> None:
     """Bind the replica's internal gRPC server to loopback, where all of Ray is on loopback.
 
-    It unpickles what it is sent and asks for no token, so whoever reaches it runs code; Serve binds it to all
-    interfaces whatever the node's address is (``_on_initialized``).
+    It unpickles what it is sent, and Serve binds it to all interfaces whatever the node's address is
+    (``_on_initialized``). It asks for the run's token first (``create_grpc_server_with_interceptors``), but nobody has
+    to get so far.
     """
     address = ray.util.get_node_ip_address()
     if not ipaddress.ip_address(address).is_loopback:

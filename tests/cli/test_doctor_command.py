@@ -469,6 +469,7 @@ def test_a_report_that_fails_leaves_nothing(
         ("WANDB_API_KEY: 0123456789abcdef", "WANDB_API_KEY: <secret>"),
         ("ghp_0123456789abcdefghij0123", "<secret>"),
         ("AKIAIOSFODNN7EXAMPLE", "<secret>"),
+        (f"asked with dlenv_{'0aZ_-' * 8}abc", "asked with <secret>"),
         ("the key is planted-in-a-variable!", "the key is <secret>!"),
         ("mail to zhang.wei@example.org", "mail to <address>"),
         ("GPU-8f3e1c2a-0b1d-4c5e-9f00-123456789abc", "GPU-<uuid>"),

@@ -27,11 +27,11 @@ _SHORT_NAMED = re.compile(r"(?i)\b((?:[\w-]+[_-])?(?:key|sig|pwd|pass)\s*=\s*)['
 _HEADER = re.compile(r"(?i)\b((?:set-)?cookie:\s*)[^\n|]+")
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}")
 # Shapes that services give their keys: GitHub, GitLab, Hugging Face, AWS, OpenAI and others, Slack, Google, PyPI, JWT,
-# SSH.
+# SSH; and those of dlenv's own services.
 _SHAPED = re.compile(
     r"\b(?:gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|hf_\w{16,}|A(?:KIA|SIA)[A-Z0-9]{16}|sk-[\w-]{16,}"
     r"|xox[abprs]-[\w-]{10,}|AIza[\w-]{30,}|pypi-[\w-]{16,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"
-    r"|AAAA[BCE]3Nza[\w+/]{16,}={0,2})"
+    r"|AAAA[BCE]3Nza[\w+/]{16,}={0,2}|dlenv_[\w-]{43})"
 )
 # Variables that hold a secret by their name; PWD alone is the current folder.
 _SECRET_NAME = re.compile(r"(?i)token|secret|passw|credential|(?:api|access|private)_?key|_(?:key|pwd|pass)$|^key$")
