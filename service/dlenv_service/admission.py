@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
 from dlenv.errors import ModelInvalid, ModelNotFound, Overloaded, RequestError, Unavailable
+from dlenv_service import request_id
 from dlenv_service.batcher import Array, Item, Outcome
 from dlenv_service.config import Settings
 from dlenv_service.gate import Gate
@@ -75,7 +76,7 @@ class Admission(Generic[M_co]):
 
     def extra_headers(self, scope: Scope) -> tuple[tuple[bytes, bytes], ...]:
         """Headers of every answer to a request, whatever it was."""
-        return (*(CLOSE if self.draining else ()), *self.gate.headers(scope))
+        return (*(CLOSE if self.draining else ()), *self.gate.headers(scope), *request_id.headers(scope))
 
     @contextmanager
     def room(self, scope: Scope) -> Iterator[None]:

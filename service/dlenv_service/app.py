@@ -17,7 +17,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, DeploymentAct
 from ray.serve.schema import LoggingConfig
 
 from dlenv.errors import StartError
-from dlenv_service import desired, scaling, short_way
+from dlenv_service import desired, logs, scaling, short_way
 from dlenv_service.config import Settings, load_settings
 from dlenv_service.serve_fixes import fix_replica, stop_accepting, stop_fronts
 
@@ -53,7 +53,9 @@ class Replica:
         from dlenv_service.server import AdminServer
 
         fix_replica()
-        self._service = Service(load_settings(settings), replica=serve.get_replica_context().replica_tag)
+        given = load_settings(settings)
+        logs.set_up_replica(given)
+        self._service = Service(given, replica=serve.get_replica_context().replica_tag)
         self._agreement = desired.Agreement(self._service)
         # An error here reaches the launcher as text; it looks for the DlenvError in it (cluster.py).
         self._admin = AdminServer(self._service) if self._service.settings.admin_address is not None else None
@@ -205,7 +207,9 @@ def build(arguments: dict[str, Any]) -> serve.Application:
         # A model that can't be loaded can't be loaded a second time: say so at once.
         max_constructor_retry_count=1,
         max_surge_percent=max_surge_percent(settings, gpus, available, single_port(os.environ)),
-        logging_config=LoggingConfig(log_level=settings.log_level.upper(), enable_access_log=False),
+        logging_config=LoggingConfig(
+            log_level=settings.log_level.upper(), encoding=settings.log_format.upper(), enable_access_log=False
+        ),
         deployment_actors=[DeploymentActorConfig(name=desired.NAME, actor_class=desired.Desired)],
     )
     return deployment.bind(given(settings))

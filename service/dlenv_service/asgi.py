@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from dlenv.errors import ModelInvalid, Unavailable
-from dlenv_service import audit, routes
+from dlenv_service import audit, request_id, routes
 from dlenv_service.admission import Admission
 from dlenv_service.config import Settings
 from dlenv_service.host import Document, Host
@@ -162,7 +162,8 @@ class Service(Admission[Host]):
             return
         self.in_flight += 1
         try:
-            response = await self._answer(scope, receive)
+            with request_id.identified(request_id.of(scope)):
+                response = await self._answer(scope, receive)
             await response.send(send, self.extra_headers(scope))
         finally:
             self.in_flight -= 1

@@ -26,7 +26,7 @@ from typing import Any
 import httpx
 
 from dlenv.errors import StartError
-from dlenv_service import keyfile, listener, processes, signals
+from dlenv_service import keyfile, listener, logs, processes, signals
 from dlenv_service.arrangement import HOOK_VARIABLE, RAY_FILES, Arrangement, arrange
 from dlenv_service.config import Settings
 from dlenv_service.run_directory import run_directory
@@ -38,8 +38,6 @@ Say = Callable[[str], None]
 
 # Ray gets its processes down in about 2 s; what is still there after this is killed.
 PATIENCE_S = 5.0
-# Replicas' audit lines on their way to our own log, where no file was asked for.
-AUDIT = "audit.log"
 IMPATIENCE_S = 0.5  # where Ray has died, or the user hurries
 
 
@@ -60,8 +58,6 @@ def run_on_ray(settings: Settings, say: Say) -> int:
     if settings.keys is not None:
         keyfile.read(settings.keys)  # for its errors, which come in a moment and not with the replica
     with run_directory() as directory:
-        if settings.audit_log is None:
-            settings = settings.model_copy(update={"audit_log": directory / AUDIT})
         return Launcher(settings, say, arrange(settings, directory), directory).run()
 
 
@@ -87,13 +83,12 @@ class Launcher:
         self.say = say
         self.arrangement = arrangement
         self.ray_files = directory / RAY_FILES
-        self._audit = directory / AUDIT
         self._ray_started = False
         self._serving = False
 
     def run(self) -> int:
         """Start, serve and stop."""
-        with signals.raising(), self._quiet():
+        with signals.raising(), self._quiet(), logs.forwarded(self.ray_files.parent):
             try:
                 with explained(self._keep_logs):
                     self._start()
@@ -196,18 +191,13 @@ class Launcher:
 
     def _serve(self) -> bool:
         """Wait for a signal; true where Ray died instead."""
-        with contextlib.ExitStack() as stack:
-            lines = stack.enter_context(self._audit.open(encoding="utf-8")) if self._audit.exists() else None
-            while True:
-                try:
-                    self._check_ray()
-                except StartError as error:
-                    self.say(f"{error}; stopping")
-                    return True
-                if lines is not None:
-                    for line in lines.readlines():
-                        self.say(line.rstrip())
-                time.sleep(POLL_S)
+        while True:
+            try:
+                self._check_ray()
+            except StartError as error:
+                self.say(f"{error}; stopping")
+                return True
+            time.sleep(POLL_S)
 
     def _check_ray(self) -> None:
         node = _global_node()

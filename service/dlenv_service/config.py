@@ -10,6 +10,7 @@ than no service.
 from __future__ import annotations
 
 import difflib
+import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -136,6 +137,9 @@ class Settings(pydantic.BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = pydantic.Field(
         "info", description="Least severe message to log."
     )
+    log_format: Literal["text", "json"] = pydantic.Field(
+        "text", description="Log lines for people, or one JSON object each, with the request's id."
+    )
 
     @property
     def url(self) -> str:
@@ -187,6 +191,8 @@ class Settings(pydantic.BaseModel):
             )
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError(f"max_replicas {self.max_replicas} is below replicas {self.replicas}; raise it")
+        if self.fronts and not hasattr(socket, "send_fds"):  # Windows
+            raise ValueError(f"fronts {self.fronts}: this system can't pass connections on to other processes; give 0")
         if self.max_queue_rows < self.max_rows:
             raise ValueError(
                 f"max_queue_rows {self.max_queue_rows} is below max_rows {self.max_rows}, "

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from dlenv.errors import DlenvError, RequestError
-from dlenv_service import routes
+from dlenv_service import request_id, routes
 from dlenv_service.batcher import Answer, Item
 from dlenv_service.codec import InferRequest, decode, encode
 from dlenv_service.http import Response, Scope, content_type, header
@@ -35,8 +35,9 @@ END = b"\r\n\r\n"
 HEADS = 1024
 HEAD_BYTES = 4096
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that went away; seen in statistics only
-# Headers that say how the connection or the body is to be handled: uvicorn's business.
-UNUSUAL = frozenset((b"connection", b"expect", b"transfer-encoding", b"upgrade"))
+# Headers that say how the connection or the body is to be handled, which is uvicorn's business, and one that differs
+# from request to request, so that its head is not worth keeping.
+UNUSUAL = frozenset((b"connection", b"expect", b"transfer-encoding", b"upgrade", request_id.HEADER))
 
 
 class Head(NamedTuple):
@@ -150,7 +151,7 @@ class InferenceProtocol(LimitedProtocol):
         self._between = True
         super().on_message_complete()
 
-    def answered(self, response: Response, *, close: bool) -> None:
+    def answered(self, response: Response, request: bytes, *, close: bool) -> None:
         """Write the answer to the request on the quick way, and go on with what came after it."""
         self._exchange = None
         if self.transport.is_closing():
@@ -158,7 +159,7 @@ class InferenceProtocol(LimitedProtocol):
         lines = [STATUS_LINE[response.status]]
         for name, value in (*self.server_state.default_headers, *response.headers):
             lines += (name, b": ", value, b"\r\n")
-        lines += (b"content-length: ", str(len(response.body)).encode())
+        lines += (request_id.HEADER, b": ", request, b"\r\ncontent-length: ", str(len(response.body)).encode())
         lines += (b"\r\nconnection: close\r\n\r\n" if close else END, response.body)
         self.transport.write(b"".join(lines))
         if close:
@@ -186,7 +187,10 @@ class InferenceProtocol(LimitedProtocol):
 class Exchange:
     """One request on the quick way, and what becomes of it (:class:`dlenv_service.batcher.Outcome`)."""
 
-    __slots__ = ("_began", "_head", "_item", "_loop", "_protocol", "_request", "_room", "_served", "_service", "close")
+    __slots__ = (
+        "_began", "_head", "_item", "_loop", "_protocol", "_request", "_request_id", "_room", "_served", "_service",
+        "close",
+    )  # fmt: skip
 
     def __init__(self, protocol: InferenceProtocol, service: Admission[Models], head: Head) -> None:
         self._protocol: InferenceProtocol | None = protocol  # None once it is over
@@ -198,6 +202,7 @@ class Exchange:
         self._room = 0
         self._request: InferRequest | None = None
         self._item: Item | None = None
+        self._request_id = b""  # made when it is needed
         self.close = False
         service.in_flight += 1
 
@@ -241,7 +246,9 @@ class Exchange:
     def set_exception(self, exception: BaseException) -> None:
         """Answer with an error."""
         status = exception.status if isinstance(exception, DlenvError) else 500
-        self._end(status, self._service.failed(exception, "POST", self._head.path))
+        self._request_id = request_id.make()
+        with request_id.identified(self._request_id):
+            self._end(status, self._service.failed(exception, "POST", self._head.path))
 
     def cancel(self) -> None:
         """The client has gone; its rows are dropped before they reach the device."""
@@ -258,4 +265,4 @@ class Exchange:
         service.body_bytes -= self._room
         service.in_flight -= 1
         if response is not None and protocol is not None:
-            protocol.answered(response, close=self.close or service.draining)
+            protocol.answered(response, self._request_id or request_id.make(), close=self.close or service.draining)

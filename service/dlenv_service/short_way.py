@@ -6,7 +6,7 @@ Serve wraps every request in about 0.7 ms of Python. ``RAY_SERVE_HTTP_PROXY_CALL
 (ray/serve/_private/proxy.py). In a replica, requests that the service can answer go straight to it; everything else,
 and everything in a process that has no service, goes on through Serve. Without the hook all still works, slower.
 
-Answers that took the short way carry no ``x-request-id`` header: Serve's own middleware adds it, further in.
+Serve's own middleware, further in, sends ``X-Request-Id`` with its answers; on the short way the service does.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
 from starlette.middleware import Middleware
+
+from dlenv_service import request_id
 
 __all__ = ["HOOK", "HOOK_ONLY_THIS_MACHINE", "ShortWay", "adopt", "adopted", "middlewares", "only_this_machine"]
 
@@ -63,6 +65,8 @@ class ShortWay:
         if service is not None and service.answers_here(scope):
             await service(scope, receive, send)
         else:
+            if scope["type"] == "http":
+                request_id.hand_over(scope)
             await self.app(scope, receive, send)
 
 

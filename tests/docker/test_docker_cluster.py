@@ -147,8 +147,9 @@ def test_a_killed_node_costs_what_it_was_answering(cluster: Project, capsys: pyt
 
 
 def test_the_service_scales_from_one_to_three_under_load(cluster: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    deploy(cluster, "--replicas", "1", "--max-replicas", "3", "--max-batch", "1")
+    deploy(cluster, "--replicas", "1")  # autoscaling itself would take away the second one after minutes
     wait_for_replicas(cluster, 1)
+    deploy(cluster, "--replicas", "1", "--max-replicas", "3", "--max-batch", "1")
     with load(cluster.container("head").address, 8000, 48) as clients:
         clients.wait(500)
         began = time.monotonic()

@@ -259,7 +259,7 @@ class TestShortWay:
         app: Any = self.serve
         for middleware in getattr(short_way, hook)():
             app = middleware.cls(app)
-        asyncio.run(app({"type": "http", "path": path, "client": (client, 1)}, receive, send))
+        asyncio.run(app({"type": "http", "path": path, "headers": [], "client": (client, 1)}, receive, send))
         return sent
 
     def test_the_service_answers_what_it_can(self, monkeypatch: pytest.MonkeyPatch) -> None:

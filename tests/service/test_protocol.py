@@ -63,6 +63,7 @@ class Client:
             self._more()
         body, self.buffer = self.buffer[:length], self.buffer[length:]
         headers.pop("date", None)
+        assert len(headers.pop("x-request-id")) == 32
         return int(first.split()[1]), headers, body
 
     def _more(self) -> None:

@@ -16,6 +16,7 @@ import click
 from dlenv.console import needs, say
 
 with needs("serve"):
+    from dlenv_service import logs
     from dlenv_service.config import Settings, load_settings
     from dlenv_service.exposure import is_loopback
 
@@ -48,8 +49,9 @@ def _serve(config: Path | None, print_config: bool, names: tuple[str, ...], **fl
     if models:
         given["models"] = models
     settings = load_settings(given, os.environ, config)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel("WARNING")  # it would log our own question whether the service is up
+    logs.set_up(settings)
+    # In a file of JSON lines, what dlenv says about itself is one, too.
+    tell = logging.getLogger("dlenv.serve").info if settings.log_format == "json" else say
     with needs("serve"):
         if print_config:
             from dlenv_service.cluster import serve_config_yaml
@@ -57,12 +59,12 @@ def _serve(config: Path | None, print_config: bool, names: tuple[str, ...], **fl
             click.echo(serve_config_yaml(settings), nl=False)
             return 0
         if settings.keys is None and not is_loopback(settings.published_address or settings.host):
-            say(f"Note: no key is asked for; whoever reaches {settings.url} can ask, load and unload models.")
+            tell(f"Note: no key is asked for; whoever reaches {settings.url} can ask, load and unload models.")
         if settings.runtime == "local":
             from dlenv_service.local import run
         else:
             from dlenv_service.cluster import run_on_ray as run
-        return run(settings, say)
+        return run(settings, tell)
 
 
 command = click.Command(
