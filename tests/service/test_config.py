@@ -123,6 +123,13 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert "Is a directory" in refusal({}, {}, tmp_path)
 
 
+def test_fronts_need_a_system_that_passes_connections_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("socket.send_fds", raising=False)
+    assert load_settings({"fronts": 0}).fronts == 0
+    with pytest.raises(UsageError, match=r"fronts 2: this system can't .* give 0"):
+        load_settings({"fronts": 2})
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(pydantic.ValidationError, match="frozen"):
         Settings().port = 9  # type: ignore[misc]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import ssl
 import sys
 import threading
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import certificates
 import httpx
 import numpy as np
 import psutil
@@ -402,6 +404,22 @@ def test_a_device_that_takes_nothing_is_answered_429_and_504(serve: Serve) -> No
             release.set()
         assert set(statuses) == {429, 504}
         assert running.client.post(INFER, json=POINT).status_code == 200
+
+
+def test_fronts_speak_tls_and_the_main_process_hears_of_the_client(serve: Serve, tmp_path: Path) -> None:
+    certificate, key, audit = tmp_path / "certificate.pem", tmp_path / "key.pem", tmp_path / "audit"
+    certificates.make(certificate, key)
+    with serve(runtime="local", fronts=1, tls_certificate=certificate, tls_key=key, audit_log=audit) as running:
+        url = running.url.replace("http:", "https:")
+        with httpx.Client(base_url=url, verify=ssl.create_default_context(cafile=certificate)) as client:
+            for _ in range(2):
+                assert client.post(INFER, json=POINT).status_code == 200
+            forged = {"X-Forwarded-For": "192.0.2.1"}
+            assert client.post("/v2/repository/models/lenet/unload", headers=forged).status_code == 200
+        with pytest.raises(httpx.RemoteProtocolError):
+            running.client.get("/v2")
+    # uvicorn trusts the header where the client is on this machine, as a proxy would be.
+    assert "client='192.0.2.1'" in audit.read_text()
 
 
 def test_keys_are_checked_in_fronts_too(serve: Serve, tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def main(channel: int, door: int, memory: int, size: int) -> None:
         process = Process(Memory(memory, size), socket.socket(fileno=door))
         await process.run(socket.socket(fileno=channel))
 
-    factory = uvicorn.Config("").get_loop_factory() or asyncio.new_event_loop
+    factory = uvicorn.Config("", log_config=None).get_loop_factory() or asyncio.new_event_loop
     loop = factory()
     asyncio.set_event_loop(loop)
     try:
