@@ -63,6 +63,26 @@ def test_tritonclient_asks_from_the_host(project: Project) -> None:
         client.close()
 
 
+@pytest.mark.parametrize(("method", "path"), [("GET", "/v2/health/ready"), ("POST", "/predict/spiral-mlp")])
+def test_requests_keep_their_ids_by_every_way_through_ray(url: str, method: str, path: str) -> None:
+    for given, length in (("mine", 4), ("x" * 129, 32), (None, 32)):
+        headers = {} if given is None else {"X-Request-Id": given}
+        answer = httpx.request(method, url + path, json={"inputs": [[0, 0]]}, headers=headers, trust_env=False)
+        (sent,) = answer.headers.get_list("x-request-id")
+        assert len(sent) == length
+
+
+def test_what_a_replica_logs_is_in_the_containers_log(project: Project, url: str) -> None:
+    answer = httpx.post(
+        f"{url}/v2/repository/models/spiral-linear/load", json={}, headers={"X-Request-Id": "seen"}, trust_env=False
+    )
+    assert answer.status_code == 200
+    until = time.monotonic() + 10
+    while not any("admin" in line and "seen" in line for line in project.compose("logs").stdout.splitlines()):
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
 def test_only_the_service_answers_from_outside(project: Project) -> None:
     container = project.container()
     assert [port for port, at in container.facts["NetworkSettings"]["Ports"].items() if at] == ["8000/tcp"]

@@ -1,0 +1,75 @@
+"""The compose files as Compose reads them; nothing is built or started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from compose_project import Project
+
+ROOT = Path(__file__).parents[2]
+
+
+def read(engine: None, *files: str, profile: str = "", **variables: str) -> dict[str, Any]:
+    project = Project("dlenv-test-files", ROOT, files or ("compose.yaml",), variables)
+    profiles = ("--profile", profile) if profile else ()
+    found: dict[str, Any] = yaml.safe_load(project.compose(*profiles, "config").stdout)
+    return found
+
+
+def published(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    return {
+        name: (port["host_ip"], port["published"])
+        for name, service in found["services"].items()
+        for port in service.get("ports", ())
+    }
+
+
+def test_one_service_on_loopback(engine: None) -> None:
+    found = read(engine)
+    assert published(found) == {"dlenv": ("127.0.0.1", "8000")}
+    assert not found["services"]["dlenv"]["environment"]["DLENV_KEYS"]
+
+
+def test_the_address_is_published_and_passed_in(engine: None) -> None:
+    found = read(engine, DLENV_ADDRESS="0.0.0.0", DLENV_KEYS_FILE="/somewhere/keys")
+    assert published(found) == {"dlenv": ("0.0.0.0", "8000")}
+    environment = found["services"]["dlenv"]["environment"]
+    assert environment["DLENV_ADDRESS"] == "0.0.0.0"
+    assert environment["DLENV_KEYS"] == "/run/secrets/keys"
+
+
+def test_gpus_are_reserved_on_top(engine: None) -> None:
+    service = read(engine, "compose.yaml", "docker/compose.gpu.yaml")["services"]["dlenv"]
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    assert service["build"]["args"]["TORCH_BUILD"] == "cu128"
+    assert service["read_only"]
+
+
+@pytest.mark.parametrize(
+    ("file", "profile"),
+    [("compose.yaml", "observability"), ("docker/compose.cluster.yaml", "")],
+)
+def test_every_container_has_the_least_rights(engine: None, file: str, profile: str) -> None:
+    found = read(engine, file, profile=profile)
+    assert len(found["services"]) > 1
+    for service in found["services"].values():
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["restart"] == "unless-stopped"
+        assert service["mem_limit"]
+
+
+def test_observability_is_for_this_machine(engine: None) -> None:
+    found = read(engine, profile="observability", DLENV_ADDRESS="0.0.0.0")
+    assert published(found) == {
+        "dlenv": ("0.0.0.0", "8000"),
+        "prometheus": ("127.0.0.1", "9090"),
+        "grafana": ("127.0.0.1", "3000"),
+    }
+    mounted = [volume["source"] for volume in found["services"]["grafana"]["volumes"] if volume["type"] == "bind"]
+    assert all(Path(source).is_dir() for source in mounted)
