@@ -76,8 +76,8 @@ def _require_protection(settings: Settings) -> None:
     """
     try:
         exposure.require_protection(
-            str(_get_global_client().http_config.host),
-            published=False,
+            settings.published_address or str(_get_global_client().http_config.host),
+            published=settings.published_address is not None,
             protected=settings.keys is not None or settings.insecure,
             option="Serve's own host",
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from dlenv.commands.serve import command
-from dlenv.errors import UsageError
+from dlenv.errors import StartError, UsageError
 from dlenv_service.arrangement import arrange
 from dlenv_service.config import load_settings
 from dlenv_service.exposure import is_loopback
@@ -94,3 +95,31 @@ def test_the_command_refuses_before_it_starts_anything() -> None:
     flag = next(each for each in command.params if each.name == "insecure")
     assert isinstance(flag, click.Option)
     assert flag.is_flag
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of pydantic, when it is imported
+@pytest.mark.parametrize(
+    ("host", "given", "refused"),
+    [
+        ("127.0.0.1", {}, False),
+        ("0.0.0.0", {}, True),
+        ("0.0.0.0", {"keys": "keys.toml"}, False),
+        ("0.0.0.0", {"insecure": True}, False),
+        ("0.0.0.0", {"published_address": "127.0.0.1"}, False),
+        ("127.0.0.1", {"published_address": "10.0.0.1", "insecure": True}, False),
+        (None, {}, True),
+    ],
+)
+def test_on_an_existing_cluster_serves_own_host_counts(
+    host: str | None, given: dict[str, object], refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dlenv_service import existing
+
+    client = SimpleNamespace(http_config=SimpleNamespace(host=host))
+    monkeypatch.setattr(existing, "_get_global_client", lambda: client)
+    settings = load_settings({"address": "10.0.0.9:6379", **given})
+    if refused:
+        with pytest.raises(StartError, match=r"Serve's own host .* is not loopback"):
+            existing._require_protection(settings)
+    else:
+        existing._require_protection(settings)
