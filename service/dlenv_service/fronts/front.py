@@ -18,7 +18,7 @@ import time
 import uvicorn
 
 from dlenv.errors import DlenvError
-from dlenv_service import inference, routes
+from dlenv_service import inference, logs, request_id, routes
 from dlenv_service.access import Entry
 from dlenv_service.admission import CLOSE, Admission
 from dlenv_service.config import Settings, load_settings
@@ -52,7 +52,9 @@ class Front(Admission[RemoteHost]):
             with contextlib.suppress(DlenvError):  # the main process says it
                 handler, arguments = routes.resolve(scope["method"], scope["path"])
             if handler is inference.infer:
-                response, extra = await self._infer(scope, receive, arguments), self.extra_headers(scope)
+                with request_id.identified(request_id.of(scope)):
+                    response = await self._infer(scope, receive, arguments)
+                extra = self.extra_headers(scope)
             else:
                 entry = routes.ENTRIES[handler] if handler is not None else None
                 response, extra = await self._pass_on(scope, receive, entry), CLOSE if self.draining else ()
@@ -71,15 +73,15 @@ class Front(Admission[RemoteHost]):
         try:
             keys = self.gate.keys
             if keys is not None and entry is not None and keys.name(credentials(scope)) is None:
-                self.gate.enter(
-                    scope, entry
-                )  # says what is wrong, before the body is read; the main process checks it all
+                self.gate.enter(scope, entry)  # refuses before the body is read; the main process checks the rest
             with self.room(scope):
                 body = await read_body(scope, receive, self.settings.max_body_bytes, self.settings.body_timeout_ms)
                 self.host.tell(self.counts())  # so that the main process answers with what this client has seen
                 return await self._relay.ask(scope, body)
         except Exception as error:  # noqa: BLE001 - every request is answered
-            return self.failed(error, scope["method"], scope["path"])
+            response = self.failed(error, scope["method"], scope["path"])
+            response.headers += request_id.headers(scope)
+            return response
 
     def counts(self) -> Counts:
         """What was counted since this was last called, and what is held now."""
@@ -112,6 +114,7 @@ class Process:
         await loop.create_unix_connection(lambda: self._channel, sock=channel)
         start = await self._began
         settings = load_settings(start.settings)
+        logs.set_up_replica(settings)
         self._host = host = RemoteHost(settings, self._memory, self._channel.say)
         if self._first is not None:
             host.apply(self._first)
