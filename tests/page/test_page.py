@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable
 from itertools import pairwise
@@ -42,7 +43,9 @@ def seen(page: Page) -> npt.NDArray[np.uint8]:
         "() => { const canvas = document.getElementById('seen');"
         "return [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]; }"
     )
-    return np.array(values, np.uint8).reshape(28, 28, 4)[..., 0]
+    pixels = np.array(values, np.uint8).reshape(-1, 4)
+    side = math.isqrt(len(pixels))
+    return pixels.reshape(side, side, 4)[..., 0]
 
 
 def record(page: Page, part: str) -> list[Request]:
@@ -370,6 +373,55 @@ def test_a_click_on_the_plane_and_the_sliders_ask_both_models(visit: Open, page_
     assert "spiral-linear says" in page.inner_text("#spoken")
 
 
+# Models of other kinds: the service has none of them here, so their cards are made up
+
+
+def pretend(page: Page, url: str, model: str, **changes: Any) -> None:
+    """Show `model` with another card."""
+    card = {**httpx.get(f"{url}/models/{model}/card").json(), **changes}
+    page.route(f"**/models/{model}/card", lambda route: route.fulfill(json=card))
+    page.select_option("#model", model)
+
+
+def test_a_colour_model_is_sent_colours_and_not_centred(visit: Open, page_url: str) -> None:
+    page = visit("?model=spiral-mlp").page
+    inputs = [{"name": "input", "datatype": "UINT8", "shape": [-1, 3, 32, 32]}]
+    data = {"name": "cifar10", "source": "", "license": "", "train": 1, "validation": 0, "test": 1000}
+    classes = ["airplane", *"123456789"]
+    requests = record(page, "/predict/mnist-lenet")
+    pretend(page, page_url, "mnist-lenet", inputs=inputs, data=data, classes=classes)
+    page.wait_for_function("() => document.getElementById('command').textContent.includes('lenet')")
+    assert page.locator("#examples").is_hidden()
+    assert "or drop an image" in page.inner_text("#pad-hint")
+    file(page, "photo.jpg", photo())
+    page.wait_for_function("() => document.getElementById('label').textContent !== ''")
+    pixels = sent(requests[-1])
+    assert pixels.shape == (32, 32, 3)
+    assert (seen(page) == pixels[..., 0]).all()
+    assert (pixels[:, :4] == 0).all()  # fitted, with black beside it
+    red, blue = pixels[16, 8, 0], pixels[16, 8, 2]
+    assert red > blue > 100  # the paper is yellowish
+    assert page.locator("#centre-label").is_hidden()
+
+
+def test_a_model_of_rows_is_asked_with_zeros(visit: Open, page_url: str) -> None:
+    page = visit().page
+    pretend(page, page_url, "spiral-linear", inputs=[{"name": "input", "datatype": "FP32", "shape": [-1, 4]}])
+    page.wait_for_selector("#other-panel:not([hidden])")
+    assert "rows of 4 numbers" in page.inner_text("#other-panel")
+    page.wait_for_selector("#calls [data-kind=rows]")
+    assert page.locator("#image-panel").is_hidden()
+
+
+def test_of_many_classes_the_most_frequent_confusions_are_listed(visit: Open, page_url: str) -> None:
+    page = visit().page
+    confusion = [[9 if i == j else 5 if (i, j) == (2, 7) else 0 for j in range(30)] for i in range(30)]
+    metrics = {"test_accuracy": 0.982, "test_loss": 0.1, "confusion": confusion}
+    pretend(page, page_url, "mnist-mlp", classes=[f"class {i}" for i in range(30)], metrics=metrics)
+    page.wait_for_function("() => document.getElementById('confusion').textContent.includes('class')")
+    assert page.locator("#confusion li").all_inner_texts() == ["5 \u00d7 class 2 called class 7"]
+
+
 # The service, live
 
 
@@ -385,9 +437,9 @@ def test_a_burst_shows_how_it_was_batched(visit: Open, page_url: str) -> None:
     page.click("#burst")
     page.wait_for_selector(".sizes")
     after = stats(page_url)
-    assert after["inference_count"] - before["inference_count"] == 300
+    assert after["inference_count"] - before["inference_count"] == 2400
     cells = [row.split("\t") for row in page.locator(".sizes tbody tr").all_inner_texts()]
-    assert sum(int(size) * int(count) for size, count, *_ in cells) == 300
+    assert sum(int(size) * int(count) for size, count, *_ in cells) == 2400
     batches = after["execution_count"] - before["execution_count"]
     assert batches == sum(int(count) for _, count, *_ in cells)
     report = page.inner_text("#burst-report")

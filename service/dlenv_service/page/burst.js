@@ -9,7 +9,7 @@ import { planar } from "./prepare.js";
 import { milliseconds, say, short, spoken, whole } from "./say.js";
 
 const REQUESTS = 300;
-const AT_ONCE = 32; // the browser holds back what it has no connection for
+const AT_ONCE = 6; // browsers open no more connections to a server, and what waits for one is not yet sent
 const LISTED = 10; // batch sizes
 
 let model = null;
@@ -110,7 +110,7 @@ function batchesBetween(before, after) {
 function render() {
   byId("burst").disabled = running || !model;
   byId("burst").textContent = say("burstButton", { count: whole(REQUESTS) });
-  byId("burst-lead").textContent = say("burstLead", { count: whole(REQUESTS), model: model?.name ?? "–" });
+  byId("burst-lead").textContent = say("burstLead", { count: whole(REQUESTS), model: model?.name ?? "–", most: whole(AT_ONCE) });
   byId("burst-progress").hidden = !running;
   byId("burst-call").hidden = !result;
   byId("burst-report").replaceChildren(...(result ? report() : [make("p", { class: "soft empty" }, say("burstEmpty"))]));

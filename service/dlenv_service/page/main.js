@@ -14,6 +14,7 @@ import { clearProblem, showProblem } from "./tell.js";
 let models = []; // {name, versions, newest}, in the order of their names
 let chosen = null; // {name, version, older, card}
 let server = null;
+let choices = 0; // made so far: a slow answer about an earlier one comes too late
 
 async function begin() {
   try {
@@ -55,8 +56,10 @@ async function card(name, version, kind = "card") {
 
 async function choose(name, version = models.find((model) => model.name === name).newest) {
   clearProblem();
+  const number = ++choices;
   const model = await card(name, version);
   const beside = isPlane(model.card) ? await alike(model) : [];
+  if (number !== choices) return;
   chosen = model;
   const address = new URL(location.href);
   address.searchParams.set("model", name);

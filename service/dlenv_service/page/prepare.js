@@ -34,7 +34,8 @@ function centredPlace(strokes, canvas) {
   return { scale, x: first.x + MIDDLE - mass.x, y: first.y + MIDDLE - mass.y };
 }
 
-const extent = (values) => [Math.min(...values), Math.max(...values)];
+// Not Math.min(...values): a long drawing has more points than a call may have arguments.
+const extent = (values) => values.reduce(([least, most], value) => [Math.min(least, value), Math.max(most, value)], [Infinity, -Infinity]);
 
 /** Draw strokes on a canvas; also how the pad draws what one sees. */
 export function trace(context, strokes, at, lineWidth) {

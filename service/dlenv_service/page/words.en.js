@@ -80,7 +80,7 @@ export const en = {
   minutes: "{value} min",
   hours: "{value} h",
   burst: "Send a burst",
-  burstLead: "{count} requests to {model}, as fast as this browser can: it opens six connections at most, so about six requests are under way at a time.",
+  burstLead: "{count} requests to {model}, {most} at a time: browsers open no more connections to a server.",
   rowsEach: "Rows in each",
   burstButton: "Send {count} requests",
   burstDone: "{requests} answered in {time}: {rate} requests/s, {rows} rows/s. p50 {p50}, p99 {p99}, as the browser sees it.",

@@ -78,7 +78,7 @@ export const zh = {
   minutes: "{value} 分钟",
   hours: "{value} 小时",
   burst: "突发请求",
-  burstLead: "以浏览器最快的速度向 {model} 发送 {count} 个请求。浏览器最多打开六个连接，所以同时进行的大约是六个请求。",
+  burstLead: "向 {model} 发送 {count} 个请求，同时进行 {most} 个：浏览器对一个服务器最多打开这么多连接。",
   rowsEach: "每个请求的行数",
   burstButton: "发送 {count} 个请求",
   burstDone: "{time}内答复了 {requests} 个请求：每秒 {rate} 个请求、{rows} 行。浏览器测得 p50 {p50}，p99 {p99}。",
@@ -117,7 +117,7 @@ export const zh = {
   confused: "{count} 次把 {was} 认成 {said}",
   cell: "把 {was} 判断为 {said}：{count}",
 
-  code: "每个调用都能复制",
+  code: "复制每一次调用",
   codeShort: "代码",
   codeLead: "本页刚才向服务发出的请求：既可在终端里用 curl 执行，也有不依赖第三方库的 Python 程序。",
   codeList: "调用列表",
