@@ -238,7 +238,7 @@ def test_the_same_answers_as_without(running: Running, fronted: Running, data: b
     [
         ("GET", "/v2/health/ready", None),
         ("GET", "/v2/models/lenet", None),
-        ("GET", "/v2/models/lenet/config", None),
+        ("GET", "/v2/models/lenet/versions/1/ready", None),
         ("GET", "/openapi.json", None),
         ("HEAD", "/docs", None),
         ("GET", "/nothing?a=b%20c", None),
