@@ -12,28 +12,25 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
 from typing import TypedDict
 
 import torch
 
 from dlenv.errors import DlenvError, ModelInvalid, ModelNotFound, StartError, Unavailable
-from dlenv_models.manifest import Manifest
 from dlenv_models.repository import Repository
 from dlenv_service.allocator import keep_freed_memory
-from dlenv_service.batcher import Array, Batcher, Item, Outcome
+from dlenv_service.batcher import Batcher
 from dlenv_service.config import Settings
 from dlenv_service.device import Device, Lane
 from dlenv_service.engine import pick_device
 from dlenv_service.improvement import Improver
 from dlenv_service.loading import signature_of, warm_engine
 from dlenv_service.lookup import find
+from dlenv_service.served import Served
 from dlenv_service.statistics import Statistics
-from dlenv_service.tensors import Signature
 
-__all__ = ["Document", "Host", "Served"]
+__all__ = ["Document", "Host"]
 
 log = logging.getLogger("dlenv.service")
 
@@ -50,55 +47,6 @@ class Document(TypedDict):
 
     generation: int
     models: dict[str, list[int]]
-
-
-@dataclass(eq=False)
-class Served:
-    """One model version that is loaded."""
-
-    name: str
-    version: int
-    manifest: Manifest
-    signature: Signature
-    lane: Lane
-    memory_bytes: int
-    statistics: Statistics
-    device: Device
-    settings: Settings
-    key: int = field(default_factory=count(1).__next__)  # no other model version of this process ever has the same
-
-    @property
-    def queued_rows(self) -> int:
-        """Rows that wait."""
-        return self.lane.batcher.rows
-
-    def check_room(self) -> None:
-        """Refuse a request before its body is read or looked at, where there is no room for a single row.
-
-        Raises:
-            Overloaded: the queue is full.
-        """
-        self.lane.batcher.check_room(1, self.statistics.retry_after)
-
-    def submit(self, rows: Array, timeout_us: int | None, outcome: Outcome) -> Item:
-        """Queue the rows of one request; ``outcome`` will hold the answer, or an error.
-
-        Raises:
-            Overloaded: the queue is full.
-        """
-        now = time.perf_counter_ns()
-        item = Item(rows, outcome, now, now + self.settings.allowed_ns(timeout_us))
-        self.queue(item)
-        return item
-
-    def queue(self, item: Item) -> None:
-        """Queue an item.
-
-        Raises:
-            Overloaded: the queue is full.
-        """
-        self.lane.batcher.add(item, self.statistics.retry_after)
-        self.device.notify()
 
 
 class Host:

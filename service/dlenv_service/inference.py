@@ -20,7 +20,7 @@ from dlenv_service.tensors import Signature, check_rows, rows_from_list
 if TYPE_CHECKING:
     from dlenv_service.admission import Admission, Model, Models
     from dlenv_service.asgi import Service
-    from dlenv_service.host import Served
+    from dlenv_service.served import Served
 
 __all__ = ["BINARY_LENGTH", "MEDIA_TYPES", "check_finite", "infer", "predict"]
 

@@ -10,7 +10,7 @@ from dlenv_service.http import Receive, Response, Scope, header, json_response
 
 if TYPE_CHECKING:
     from dlenv_service.asgi import Service
-    from dlenv_service.host import Served
+    from dlenv_service.served import Served
 
 __all__ = ["card", "live", "metrics", "model", "model_config", "model_ready", "models", "ready", "server", "statistics"]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import signal
 import ssl
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,6 +21,7 @@ import numpy as np
 import psutil
 import pytest
 from serving import Running, run_service
+from test_http import wait_until
 from test_protocol import BAD, GOOD, ask, connected
 
 from dlenv.errors import DeadlineExceeded, ModelFailed, ModelNotFound, Overloaded, Unavailable
@@ -331,7 +334,9 @@ def test_models_come_and_go_under_load_without_a_failure(serve: Serve) -> None:
             thread.join(20)
         assert {status for status, _ in seen} == {200}
         assert {version for _, version in seen} == {"1", "2"}
+        gone = weakref.ref(running.service.host.find("lenet"))
         assert running.client.post("/v2/repository/models/lenet/unload").status_code == 200
+        wait_until(lambda: gc.collect() is not None and gone() is None)
         assert running.client.post("/v2/models/lenet/infer", content=image, headers=headers).status_code == 404
 
 

@@ -11,35 +11,16 @@ import asyncio
 import contextlib
 import logging
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from dlenv.errors import StartError, Unavailable
 from dlenv_service.asgi import Service
-from dlenv_service.batcher import Answer, Item
-from dlenv_service.config import Settings
-from dlenv_service.fronts.wire import (
-    Applied,
-    Channel,
-    Counts,
-    Done,
-    Drain,
-    Memory,
-    Message,
-    Model,
-    Models,
-    Ready,
-    Rows,
-    Start,
-    failed,
-    slot_bytes,
-    write_answer,
-)
-from dlenv_service.host import Served
+from dlenv_service.fronts.process import Front
+from dlenv_service.fronts.wire import Drain, Model, Models
 from dlenv_service.listener import BACKLOG
+from dlenv_service.served import Served
 
 __all__ = ["Fronts"]
 
@@ -54,153 +35,12 @@ ENDING_S = 5.0  # that a front may take to end, beside the time to drain
 FULL_S = 0.01  # after which connections are offered again that no front could take
 
 
-class Front:
-    """One front's process, as the main process sees it."""
-
-    def __init__(self, fronts: Fronts) -> None:
-        self._fronts = fronts
-        self._served: dict[int, Served] = {}
-        self.memory = Memory.make(slot_bytes(fronts.service.settings.max_body_bytes))
-        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.gone = asyncio.Event()
-        self.applied = 0  # generation
-        self.in_flight = 0
-        self.queued: dict[int, int] = {}
-        self.began = time.monotonic()
-        self.channel = Channel(self._heard, self._lost)
-
-    async def start(self, relay: str) -> None:
-        """Start the process and send it what it needs."""
-        ours, theirs = socket.socketpair()
-        self.door, door = socket.socketpair()
-        self.door.setblocking(False)
-        descriptors = (theirs.fileno(), door.fileno(), self.memory.descriptor)
-        words = [str(each) for each in (*descriptors, self.memory.size)]
-        command = [sys.executable, "-m", "dlenv_service.fronts.front", *words]
-        with theirs, door:
-            # asyncio's own way needs a watcher of child processes; here the end of the channel tells the end.
-            self.process = await asyncio.to_thread(_spawn, command, descriptors)
-        ours.setblocking(False)
-        await asyncio.get_running_loop().create_unix_connection(lambda: self.channel, sock=ours)
-        settings = _share(self._fronts.service.settings)
-        self.channel.say(Start(settings.model_dump(mode="json", exclude_defaults=True), relay))
-
-    def tell(self, message: Models, served: dict[int, Served]) -> None:
-        """Say which models are loaded; those that are no more stay known until the front has applied it."""
-        self._served.update(served)
-        self.channel.say(message)
-
-    def take(self, connection: socket.socket) -> bool:
-        """Hand it a connection; False where it can't take one now."""
-        try:
-            socket.send_fds(self.door, [b"c"], [connection.fileno()])
-        except OSError:
-            return False
-        return True
-
-    def _heard(self, message: Message) -> None:
-        if isinstance(message, Rows):
-            self._queue(message)
-        elif isinstance(message, Counts):
-            self._count(message)
-        elif isinstance(message, Applied):
-            self.applied = message.generation
-            self._fronts.applied.set()
-        elif isinstance(message, Ready) and not self.ready.done():
-            self.ready.set_result(None)
-
-    def _queue(self, message: Rows) -> None:
-        served = self._served[message.model]
-        rows = self.memory.rows(message.slot, message.rows, served.signature)
-        outcome = _Outcome(self, served, message.slot)
-        outcome.item = item = Item(rows, outcome, message.queued, message.deadline, message.requests)
-        try:
-            served.queue(item)
-        except Exception as error:  # noqa: BLE001 - every request is answered
-            outcome.set_exception(error)
-
-    def _count(self, message: Counts) -> None:
-        for key, tally in message.models.items():
-            self._served[key].statistics.add(tally)
-        self._fronts.service.errors.update(message.errors)
-        self.in_flight, self.queued = message.in_flight, message.queued
-
-    def _lost(self) -> None:
-        self.gone.set()
-        self.door.close()
-        self.in_flight, self.queued = 0, {}
-        self._fronts.lost(self)
-        self.memory.close()
-        if not self.ready.done():
-            self.ready.set_exception(StartError("a front process ended as it started; its messages say why"))
-
-    async def end(self, limit_s: float) -> None:
-        """Wait until the process has ended; kill it when that takes too long."""
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self.gone.wait(), limit_s)
-        try:
-            await asyncio.to_thread(self.process.wait, 1.0)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            await asyncio.to_thread(self.process.wait)
-
-
-def _share(settings: Settings) -> Settings:
-    """The settings of one front: limits of the whole service are shared out among the fronts."""
-    return settings.model_copy(
-        update={
-            "max_queue_rows": max(settings.max_rows, settings.max_queue_rows // settings.fronts),
-            "max_pending_bytes": max(settings.max_body_bytes, settings.max_pending_bytes // settings.fronts),
-        }
-    )
-
-
-def _spawn(command: list[str], descriptors: tuple[int, ...]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=descriptors)
-
-
-class _Outcome:
-    """What becomes of the rows in a slot (:class:`dlenv_service.batcher.Outcome`)."""
-
-    __slots__ = ("_front", "_loop", "_over", "_served", "_slot", "item")
-
-    def __init__(self, front: Front, served: Served, slot: int) -> None:
-        self._front = front
-        self._served = served
-        self._slot = slot
-        self._loop = asyncio.get_running_loop()
-        self._over = False
-        self.item: Item | None = None
-
-    def done(self) -> bool:
-        """Whether they are answered, or the front has gone."""
-        return self._over or self._front.gone.is_set()
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        """The loop of the channel."""
-        return self._loop
-
-    def set_result(self, result: Answer) -> None:
-        """Answer."""
-        self._over = True
-        front, slot = self._front, self._slot
-        classes = write_answer(front.memory, slot, result)
-        assert self.item is not None
-        speed = self._served.statistics.rows_per_second
-        front.channel.say(Done(slot, classes, result.finite, self.item.started, speed))
-
-    def set_exception(self, exception: BaseException) -> None:
-        """Answer with an error."""
-        self._over = True
-        self._front.channel.say(failed(self._slot, exception))
-
-
 class Fronts:
     """All fronts of one service, and the address that they answer on."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.applied = asyncio.Event()  # set when a front has applied something
+        self._something = asyncio.Event()  # set when a front has applied something, or gone
         self._fronts: list[Front] = []
         self._generation = 0
         self._folder = tempfile.TemporaryDirectory(prefix="dlenv-fronts-")
@@ -289,10 +129,14 @@ class Fronts:
         """Rows that wait in fronts, for any model, as they last said."""
         return sum(sum(front.queued.values()) for front in self._fronts)
 
-    def lost(self, front: Front) -> None:
-        """A front has gone: start another one, unless the service stops."""
+    def _changed(self, front: Front) -> None:
+        self._something.set()
+        if front.gone.is_set() and front in self._fronts:
+            self._lost(front)
+
+    def _lost(self, front: Front) -> None:
+        """Start another front in the place of one that has gone, unless the service stops."""
         self._fronts.remove(front)
-        self.applied.set()  # nobody needs to wait for it
         if not self._fronts:
             self._without_since = time.monotonic()
         if not self._stopping and front.ready.done():
@@ -316,7 +160,7 @@ class Fronts:
                 return
 
     async def _start_one(self) -> Front:
-        front = Front(self)
+        front = Front(self.service, self._changed)
         await front.start(self._path)
         self._fronts.append(front)
         front.tell(*self._models())
@@ -342,9 +186,9 @@ class Fronts:
             front.tell(*self._models())
         until = time.monotonic() + self.service.settings.deadline_ms / 1000
         while any(front.applied < generation for front in self._fronts) and time.monotonic() < until:
-            self.applied.clear()
+            self._something.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.applied.wait(), until - time.monotonic())
+                await asyncio.wait_for(self._something.wait(), until - time.monotonic())
 
     def _accept(self) -> None:
         listener = self._listener
