@@ -16,8 +16,9 @@ SEGMENTS = sorted({segment for route in ROUTES for segment in route.path.split("
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 def test_each_route_leads_to_its_handler_with_its_parameters(route: Route) -> None:
-    path = route.path.replace("{model}", "any").replace("{version}", "7")
-    wanted = {name: {"model": "any", "version": "7"}[name] for name in re.findall(r"{(\w+)}", route.path)}
+    values = {"model": "any", "version": "7", "file": "page.css"}
+    wanted = {name: values[name] for name in re.findall(r"{(\w+)}", route.path)}
+    path = route.path.format(**values)
     assert resolve(route.method, path) == (route.handler, wanted)
     assert resolve(route.method, path + "/") == (route.handler, wanted)
 
