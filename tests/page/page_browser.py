@@ -52,7 +52,7 @@ def open_visit(browser: Browser, url: str, **options: Any) -> Visit:
     options = {"locale": "en-GB", "viewport": {"width": 1280, "height": 800}, **options}
     page = browser.new_context(**options).new_page()
     visit = Visit(page)
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(60_000)  # also on a machine that is busy with other things
     page.goto(url)
     page.wait_for_selector("#facts dd", state="attached")
     return visit

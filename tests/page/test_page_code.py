@@ -87,7 +87,6 @@ def test_every_call_of_an_image_model_runs_as_shown(visit: Open, tmp_path: Path)
     page.get_by_role("button", name="Example: 2").click()
     page.wait_for_function("() => document.getElementById('label').textContent === '2'")
     page.wait_for_timeout(900)  # the example has been drawn to its end
-    page.select_option("#burst-rows", "32")
     page.click("#burst")
     page.wait_for_selector(".sizes")
     assert check(page, tmp_path) == {"predict", "burst", "card", "stats", "metrics", "models", "server"}
