@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,14 @@ def published(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
         for name, service in found["services"].items()
         for port in service.get("ports", ())
     }
+
+
+def test_every_variable_is_documented() -> None:
+    files = [ROOT / "docker" / name for name in ("compose.yaml", "compose.gpu.yaml", "compose.cluster.yaml")]
+    used = {name for file in files for name in re.findall(r"\$\{(\w+)", file.read_text(encoding="utf-8"))}
+    page = (ROOT / "docs" / "docker.md").read_text(encoding="utf-8")
+    assert len(used) > 10
+    assert {name for name in used if f"`{name}`" not in page} == set()
 
 
 def test_one_service_on_loopback(engine: None) -> None:
