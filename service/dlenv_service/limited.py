@@ -8,8 +8,10 @@ A head has to arrive within ``header_timeout_ms`` of its first byte, or of the c
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from functools import cache
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -25,6 +27,10 @@ MOST_HEAD_BYTES = 65_536
 # Descriptors for everything but connections: models, logs, Ray, shared memory.
 OTHER_DESCRIPTORS = 256
 DEFAULTS = load_settings()
+
+# uvicorn warns of each malformed request. Whoever sends those could fill a disk; the answer, 400, is enough.
+log = logging.getLogger("dlenv.connection")
+log.setLevel(logging.ERROR)
 
 
 @cache
@@ -47,6 +53,10 @@ def most_connections(wanted: int) -> int:
 
 class LimitedProtocol(HttpToolsProtocol):
     """One connection."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.logger = log
 
     _timer: asyncio.TimerHandle | None = None
     _in_head = False  # the parser is inside a head

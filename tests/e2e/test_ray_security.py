@@ -241,6 +241,14 @@ def test_a_removed_key_stops_working_within_two_seconds_everywhere(guarded: Any)
         assert statuses == [401] * 20, (statuses, time.monotonic() - removed)
 
 
+def test_half_a_head_has_its_time(guarded: Any) -> None:
+    """The replica's own limit, or what is put into HAProxy's configuration."""
+    service, _, _ = guarded
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost:")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 408 ")
+
+
 def test_admin_actions_stand_in_what_dlenv_serve_says(guarded: Any) -> None:
     service, _, keys = guarded
     load = f"/v2/repository/models/{MODEL}/load"

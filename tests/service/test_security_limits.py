@@ -201,6 +201,15 @@ def test_more_connections_than_allowed_are_refused_and_the_others_go_on(serve: S
         assert b" 200 " in one(kept[1])
 
 
+def test_nobody_fills_the_log_with_requests_that_are_none(limits: Running, caplog: pytest.LogCaptureFixture) -> None:
+    for nonsense in (b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/9.9\r\n\r\n", b"no request at all\r\n\r\n"):
+        with connected(limits) as connection:
+            connection.sendall(nonsense)
+            data, _ = rest(connection)
+        assert data.startswith(b"HTTP/1.1 400 ")
+    assert not [record for record in caplog.records if "nvalid" in record.getMessage()]
+
+
 def test_half_open_connections_keep_nobody_out(limits: Running) -> None:
     with ExitStack() as stack:
         half = [stack.enter_context(connected(limits)) for _ in range(200)]
