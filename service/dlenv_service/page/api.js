@@ -37,7 +37,10 @@ export async function ask(kind, method, path, { headers = {}, body, source, sign
   const began = performance.now();
   let response, bytes;
   try {
-    [response, bytes] = await twice(() => fetch(url, { method, headers: sent, body, signal, cache: "no-store" }), signal);
+    [response, bytes] = await twice(
+      () => fetch(url, { method, headers: sent, body, signal, cache: "no-store" }),
+      signal,
+    );
   } catch (error) {
     if (signal?.aborted) throw error;
     remember(call, began);
@@ -53,7 +56,7 @@ export async function ask(kind, method, path, { headers = {}, body, source, sign
   throw new Problem(response.status, reason(bytes) ?? response.statusText);
 }
 
-/** An answer and its body. Once more where the line broke, as when a network comes or goes; no call here changes anything. */
+/** An answer and its body; once more where the line broke (no call of the page changes anything). */
 async function twice(get, signal) {
   const whole = async () => {
     const response = await get();

@@ -110,10 +110,16 @@ function batchesBetween(before, after) {
 function render() {
   byId("burst").disabled = running || !model;
   byId("burst").textContent = say("burstButton", { count: whole(REQUESTS) });
-  byId("burst-lead").textContent = say("burstLead", { count: whole(REQUESTS), model: model?.name ?? "–", most: whole(AT_ONCE) });
+  byId("burst-lead").textContent = say("burstLead", {
+    count: whole(REQUESTS),
+    model: model?.name ?? "–",
+    most: whole(AT_ONCE),
+  });
   byId("burst-progress").hidden = !running;
   byId("burst-call").hidden = !result;
-  byId("burst-report").replaceChildren(...(result ? report() : [make("p", { class: "soft empty" }, say("burstEmpty"))]));
+  byId("burst-report").replaceChildren(
+    ...(result ? report() : [make("p", { class: "soft empty" }, say("burstEmpty"))]),
+  );
 }
 
 function report() {
@@ -131,7 +137,9 @@ function report() {
   const all = batches.reduce((sum, each) => sum + each.count, 0);
   if (!all) return parts;
   const mean = batches.reduce((sum, each) => sum + each.count * each.size, 0) / all;
-  parts.push(make("p", {}, say("burstBatches", { batches: whole(all), mean: short(mean), most: whole(batches.at(-1).size) })));
+  parts.push(
+    make("p", {}, say("burstBatches", { batches: whole(all), mean: short(mean), most: whole(batches.at(-1).size) })),
+  );
   parts.push(table(batches));
   return parts;
 }

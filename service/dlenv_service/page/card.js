@@ -24,7 +24,9 @@ function render() {
   byId("confusion").replaceChildren(
     make("h3", {}, say("confusion")),
     make("p", { class: "soft" }, many ? say("confusionTop") : say("confusionLead", { rows })),
-    many ? worst() : make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": say("confusion") }, table()),
+    many
+      ? worst()
+      : make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": say("confusion") }, table()),
   );
 }
 
@@ -35,7 +37,11 @@ function facts() {
   return [
     ["accuracy", make("strong", {}, percent(metrics.test_accuracy, 2))],
     ["loss", short(metrics.test_loss)],
-    ["architecture", say(`architecture_${architecture.name}`), note(details.map(([name, value]) => `${name} ${[value].flat().join(", ")}`).join(" · "))],
+    [
+      "architecture",
+      say(`architecture_${architecture.name}`),
+      note(details.map(([name, value]) => `${name} ${[value].flat().join(", ")}`).join(" · ")),
+    ],
     ["parameters", whole(card.parameters)],
     ["input", make("code", {}, `${input.name} ${input.datatype} [${input.shape.join(", ")}]`)],
     ["classes", card.classes.length > LARGEST_TABLE ? whole(card.classes.length) : card.classes.join(", ")],
@@ -67,11 +73,18 @@ function table() {
     classes.map((name) => make("th", { scope: "col" }, name)),
   );
   const body = card.metrics.confusion.map((row, was) => {
-    const total = Math.max(1, row.reduce((sum, count) => sum + count, 0));
+    const total = Math.max(
+      1,
+      row.reduce((sum, count) => sum + count, 0),
+    );
     const cells = row.map((count, said) => {
       const title = say("cell", { was: classes[was], said: classes[said], count: whole(count) });
       const kind = was === said ? "right" : count ? "wrong" : "none";
-      return vary(make("td", { title, class: kind }, count || was === said ? whole(count) : "·"), "--share", count / total);
+      return vary(
+        make("td", { title, class: kind }, count || was === said ? whole(count) : "·"),
+        "--share",
+        count / total,
+      );
     });
     return make("tr", {}, make("th", { scope: "row" }, classes[was]), cells);
   });
@@ -84,7 +97,11 @@ function worst() {
     row.map((count, said) => ({ was: classes[was], said: classes[said], count, right: was === said })),
   );
   const wrong = pairs.filter((pair) => pair.count && !pair.right).sort((a, b) => b.count - a.count);
-  return make("ul", {}, wrong.slice(0, LARGEST_TABLE).map((pair) => make("li", {}, say("confused", { ...pair, count: whole(pair.count) }))));
+  return make(
+    "ul",
+    {},
+    wrong.slice(0, LARGEST_TABLE).map((pair) => make("li", {}, say("confused", { ...pair, count: whole(pair.count) }))),
+  );
 }
 
 copies(byId("copy-command"), byId("command"));

@@ -35,7 +35,17 @@ function renderList() {
   if (shown.join() !== known.join())
     list.replaceChildren(
       ...known.map((kind) =>
-        make("li", { "data-kind": kind }, make("button", { type: "button", click: () => choose(kind) }, make("strong"), make("code"), make("small", { class: "soft" }))),
+        make(
+          "li",
+          { "data-kind": kind },
+          make(
+            "button",
+            { type: "button", click: () => choose(kind) },
+            make("strong"),
+            make("code"),
+            make("small", { class: "soft" }),
+          ),
+        ),
       ),
     );
   for (const item of list.children) {

@@ -35,7 +35,8 @@ async function read() {
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     reason = error.message;
-    if (error.status === 401) next = null; // until a key is given
+    if (error.status === 401)
+      next = null; // until a key is given
     else if (error.status) next = REFUSED_MS; // the figures may be for another address only
     await health(error.status);
   }
@@ -95,7 +96,9 @@ function render() {
   byId("tiles").replaceChildren(...TILES.map(tile));
   const newest = readings.at(-1);
   if (newest) {
-    byId("machine").replaceChildren(...machine(newest.metrics).flatMap(([name, value]) => [make("dt", {}, say(name)), make("dd", {}, value)]));
+    byId("machine").replaceChildren(
+      ...machine(newest.metrics).flatMap(([name, value]) => [make("dt", {}, say(name)), make("dd", {}, value)]),
+    );
     const oldest = readings.find((each) => each.replica === newest.replica);
     renderBatches(since(newest.batches, oldest.batches));
   }
@@ -117,13 +120,18 @@ function tile(name) {
     make("h3", {}, say(name)),
     make("p", { class: "value" }, written(name, value)),
     line(points, most),
-    make("p", { class: "soft" }, name === "queue" && known.length ? say("last", { value: written(name, most) }) : about),
+    make(
+      "p",
+      { class: "soft" },
+      name === "queue" && known.length ? say("last", { value: written(name, most) }) : about,
+    ),
   );
 }
 
 function line(points, most) {
   const now = points.at(-1)?.at ?? 0;
-  const place = ({ at, value }) => `${(100 - (100 * (now - at)) / KEPT_MS).toFixed(2)},${(29 - (27 * (value ?? 0)) / (most || 1)).toFixed(2)}`;
+  const place = ({ at, value }) =>
+    `${(100 - (100 * (now - at)) / KEPT_MS).toFixed(2)},${(29 - (27 * (value ?? 0)) / (most || 1)).toFixed(2)}`;
   // A second without requests has no latency: the line breaks there.
   const path = points.map((each, i) => `${i && points[i - 1].value !== null ? "L" : "M"}${place(each)}`);
   const whole = points.length > 1 && points.every((each) => each.value !== null);
@@ -157,7 +165,9 @@ function machine(metrics) {
 
 function duration(seconds) {
   if (seconds < 120) return say("seconds", { value: whole(seconds) });
-  return seconds < 7200 ? say("minutes", { value: whole(seconds / 60) }) : say("hours", { value: short(seconds / 3600) });
+  return seconds < 7200
+    ? say("minutes", { value: whole(seconds / 60) })
+    : say("hours", { value: short(seconds / 3600) });
 }
 
 function renderBatches(buckets) {
@@ -167,14 +177,21 @@ function renderBatches(buckets) {
     chart.replaceChildren(make("p", { class: "soft empty" }, say("noBatches")));
     return;
   }
-  const last = Math.max(6, buckets.findLastIndex(([, count]) => count));
+  const last = Math.max(
+    6,
+    buckets.findLastIndex(([, count]) => count),
+  );
   const most = Math.max(...buckets.map(([, count]) => count));
   const bars = buckets.slice(0, last + 1).map(([bound, count], i) => {
     const from = i ? buckets[i - 1][0] + 1 : 1;
     const size = bound === Infinity ? `>${buckets[i - 1][0]}` : from >= bound ? `${bound}` : `${from}–${bound}`;
     const name = make("span", { class: "name", "aria-hidden": "true" }, size);
     const label = make("span", { class: "hidden" }, say("batchBar", { count: whole(count), size }));
-    const bar = make("span", { class: "column", "aria-hidden": "true" }, make("span", { class: "count" }, count ? whole(count) : ""));
+    const bar = make(
+      "span",
+      { class: "column", "aria-hidden": "true" },
+      make("span", { class: "count" }, count ? whole(count) : ""),
+    );
     return make("li", {}, vary(bar, "--share", count / most), name, label);
   });
   chart.replaceChildren(make("ul", {}, bars));

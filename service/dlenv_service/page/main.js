@@ -90,7 +90,9 @@ async function other(model) {
 }
 
 function renderChoice() {
-  byId("model").replaceChildren(...models.map(({ name }) => make("option", { value: name, selected: name === chosen?.name }, name)));
+  byId("model").replaceChildren(
+    ...models.map(({ name }) => make("option", { value: name, selected: name === chosen?.name }, name)),
+  );
   byId("model").disabled = byId("version").disabled = !models.length;
   const model = models.find(({ name }) => name === chosen?.name);
   byId("version").replaceChildren(

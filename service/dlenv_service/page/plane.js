@@ -238,7 +238,11 @@ function render() {
       ? say("painted", { all: whole(all), requests: whole(each.requests), time: milliseconds(each.ms) })
       : say("painting", { done: whole(each.asked), all: whole(all) });
     each.element.classList.toggle("done", done);
-    bars(each.list, model.card.classes, each.answer && model.card.classes.map((name) => each.answer.probabilities[name]));
+    bars(
+      each.list,
+      model.card.classes,
+      each.answer && model.card.classes.map((name) => each.answer.probabilities[name]),
+    );
     each.list.setAttribute("aria-label", `${say("probabilities")}: ${model.name}`);
     [...each.list.children].forEach((item, i) => vary(item, "--bar", `var(--class-${i % COLOURS})`));
   }

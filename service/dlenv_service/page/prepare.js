@@ -35,7 +35,8 @@ function centredPlace(strokes, canvas) {
 }
 
 // Not Math.min(...values): a long drawing has more points than a call may have arguments.
-const extent = (values) => values.reduce(([least, most], value) => [Math.min(least, value), Math.max(most, value)], [Infinity, -Infinity]);
+const extent = (values) =>
+  values.reduce(([least, most], value) => [Math.min(least, value), Math.max(most, value)], [Infinity, -Infinity]);
 
 /** Draw strokes on a canvas; also how the pad draws what one sees. */
 export function trace(context, strokes, at, lineWidth) {
@@ -207,7 +208,12 @@ function shrink(canvas, step) {
 function shrinkColour(canvas, step) {
   const data = read(canvas);
   const planes = [0, 1, 2].map((channel) =>
-    average(Float32Array.from({ length: data.length / 4 }, (_, i) => data[4 * i + channel]), canvas.width, canvas.height, step),
+    average(
+      Float32Array.from({ length: data.length / 4 }, (_, i) => data[4 * i + channel]),
+      canvas.width,
+      canvas.height,
+      step,
+    ),
   );
   return Uint8Array.from({ length: 3 * planes[0].length }, (_, i) => planes[i % 3][Math.floor(i / 3)]);
 }
@@ -235,7 +241,8 @@ export function paint(canvas, { width, height, channels, data }) {
   [canvas.width, canvas.height] = [width, height];
   const image = new ImageData(width, height);
   for (let i = 0; i < width * height; i++) {
-    for (let channel = 0; channel < 3; channel++) image.data[4 * i + channel] = data[i * channels + (channel % channels)];
+    for (let channel = 0; channel < 3; channel++)
+      image.data[4 * i + channel] = data[i * channels + (channel % channels)];
     image.data[4 * i + 3] = 255;
   }
   canvas.getContext("2d").putImageData(image, 0, 0);

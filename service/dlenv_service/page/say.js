@@ -46,7 +46,9 @@ export const percent = (share, digits = 1) =>
 /** A probability: what is rounded to certainty is not certain. */
 export const sureness = (share) => (share > 0.9995 ? `>\u2060${percent(0.999)}` : percent(share));
 export const milliseconds = (value) =>
-  value < 1000 ? `${format(value, { maximumSignificantDigits: value < 100 ? 2 : 3 })}\u00a0ms` : `${short(value / 1000)}\u00a0s`;
+  value < 1000
+    ? `${format(value, { maximumSignificantDigits: value < 100 ? 2 : 3 })}\u00a0ms`
+    : `${short(value / 1000)}\u00a0s`;
 
 export function bytes(value) {
   const unit = Math.min(3, Math.floor(Math.log2(Math.max(1, value)) / 10));

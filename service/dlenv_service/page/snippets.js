@@ -50,7 +50,10 @@ export function python(call) {
     ...shown.map((each) => `    ${each}`),
   ].join("\n");
   for (const name of ["array", "base64", "json", "os", "zlib"]) if (text.includes(`${name}.`)) imports.add(name);
-  return `${[...imports].sort().map((name) => `import ${name}`).join("\n")}\n\n${text}\n`;
+  return `${[...imports]
+    .sort()
+    .map((name) => `import ${name}`)
+    .join("\n")}\n\n${text}\n`;
 }
 
 function printed(call) {

@@ -83,7 +83,8 @@ export const en = {
   burstLead: "{count} requests to {model}, {most} at a time: browsers open no more connections to a server.",
   rowsEach: "Rows in each",
   burstButton: "Send {count} requests",
-  burstDone: "{requests} answered in {time}: {rate} requests/s, {rows} rows/s. p50 {p50}, p99 {p99}, as the browser sees it.",
+  burstDone:
+    "{requests} answered in {time}: {rate} requests/s, {rows} rows/s. p50 {p50}, p99 {p99}, as the browser sees it.",
   burstBatches: "The device took them as {batches} batches of {mean} rows on average, {most} at most.",
   burstOthers: "{count} were refused with {status}: {reason}",
   burstEmpty: "Here you will see how the device batched it.",
@@ -121,7 +122,8 @@ export const en = {
 
   code: "Every call, to copy",
   codeShort: "Code",
-  codeLead: "What this page has just asked the service, as a command for your shell and as a Python program without dependencies.",
+  codeLead:
+    "What this page has just asked the service, as a command for your shell and as a Python program without dependencies.",
   codeList: "Calls",
   codeLanguage: "Language of the code",
   snippet: "Code",
