@@ -17,12 +17,11 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, DeploymentAct
 from ray.serve.schema import LoggingConfig
 
 from dlenv.errors import StartError
-from dlenv_service import desired, logs, scaling, short_way
+from dlenv_service import desired, logs, request_id, scaling, short_way
 from dlenv_service.config import Settings, load_settings
 from dlenv_service.serve_fixes import fix_replica, stop_accepting, stop_fronts
 
 if TYPE_CHECKING:  # torch is imported in replicas only: the launcher and Serve's controller start quicker without
-    from dlenv_service.asgi import Service
     from dlenv_service.host import Document
 
 __all__ = [
@@ -64,8 +63,8 @@ class Replica:
             await self._admin.start()
         short_way.adopt(self._service)
 
-    def __serve_build_asgi_app__(self) -> Service:
-        return self._service
+    def __serve_build_asgi_app__(self) -> request_id.App:
+        return request_id.behind_serve(self._service)
 
     def names(self) -> list[str]:
         """The models that are loaded."""

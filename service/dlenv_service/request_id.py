@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from dlenv_service.http import Scope
+from dlenv_service.http import Receive, Scope, Send
 
-__all__ = ["HEADER", "current", "hand_over", "headers", "identified", "make", "of"]
+__all__ = ["HEADER", "behind_serve", "current", "hand_over", "headers", "identified", "make", "of"]
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 HEADER = b"x-request-id"
 LONGEST = 128
@@ -57,7 +59,16 @@ def hand_over(scope: Scope) -> None:
     """
     others = [(name, value) for name, value in scope["headers"] if name != HEADER]
     scope["headers"] = [*others, (HEADER, of(scope))]
-    scope[SENT] = True
+
+
+def behind_serve(app: App) -> App:
+    """The application for requests that come from Ray Serve, which sends the id with the answer itself."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[SENT] = True
+        await app(scope, receive, send)
+
+    return answer
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -52,6 +53,30 @@ def test_each_answer_has_an_id_of_its_own(running: Running) -> None:
     answers += [running.client.get(path) for path in ("/metrics", "/v2/health/ready", "/nothing", "/")]
     assert {answer.status_code for answer in answers} >= {200, 400, 404}
     assert len({answer.headers["x-request-id"] for answer in answers}) == len(answers)
+
+
+def test_behind_serve_the_id_is_sent_once(running: Running) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    for given, good in ((b"mine", True), (b"x" * 129, False)):
+        scope: Any = {
+            "type": "http", "method": "GET", "path": "/v2/health/live", "query_string": b"",
+            "headers": [(b"x-request-id", given)],
+        }  # fmt: skip
+        request_id.hand_over(scope)
+        ((name, value),) = scope["headers"]
+        assert name == b"x-request-id"
+        assert (value == given) is good
+        running.run(request_id.behind_serve(running.service)(scope, receive, send))
+        assert sent[0]["status"] == 200
+        assert b"x-request-id" not in dict(sent[0]["headers"])
+        sent.clear()
 
 
 def test_a_failure_is_logged_with_the_id_that_the_client_got(
