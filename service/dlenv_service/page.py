@@ -59,7 +59,7 @@ class _File(NamedTuple):
 def _files() -> dict[str, _File]:
     """Every file of the page by its name."""
     found = {}
-    for entry in files("dlenv_service").joinpath("page").iterdir():
+    for entry in files("dlenv_service").joinpath("web").iterdir():
         kind = KINDS.get(f".{entry.name.rpartition('.')[2]}")
         if kind is not None:
             content = entry.read_bytes()

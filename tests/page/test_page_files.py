@@ -14,7 +14,7 @@ from page_service import ROOT
 
 from dlenv_models.architectures import ARCHITECTURES
 
-FOLDER = ROOT / "service/dlenv_service/page"
+FOLDER = ROOT / "service/dlenv_service/web"
 FILES = sorted(path.name for path in FOLDER.iterdir())
 LIMIT = 200_000  # bytes, of everything
 
