@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page, Request
 
 Open = Callable[..., "Visit"]
+pytestmark = pytest.mark.slow  # each opens the page in a browser
+
 SEVEN = [[(0.31, 0.24), (0.5, 0.23), (0.69, 0.21), (0.62, 0.37), (0.53, 0.58), (0.47, 0.82)]]
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
 

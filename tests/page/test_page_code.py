@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 Open = Callable[..., "Visit"]
+pytestmark = pytest.mark.slow  # each opens the page in a browser
+
 NEEDS = ("bash", "base64", "curl")
 
 
