@@ -87,6 +87,8 @@ class Admission(Generic[M_co]):
         """
         most = self.settings.max_body_bytes
         declared = header(scope, b"content-length")
+        if declared is None and header(scope, b"transfer-encoding") is None:  # it has no body (RFC 9112, 6.3)
+            most = 0
         # A body without a length may turn out to have any that is allowed; a longer one is refused when it is read.
         size = min(int(declared), most) if declared is not None and declared.isascii() and declared.isdigit() else most
         self.take_room(size)

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dlenv.errors import StartError
 from dlenv_service import haproxy_guard, short_way
 from dlenv_service.config import Settings
 
@@ -48,7 +49,11 @@ class Arrangement:
 
 
 def arrange(settings: Settings, directory: Path) -> Arrangement:
-    """The arrangement for a Ray of our own, whose files lie in ``directory`` (private to this user)."""
+    """The arrangement for a Ray of our own, whose files lie in ``directory`` (private to this user).
+
+    Raises:
+        StartError: it can't be had.
+    """
     environment = {
         **_THROUGHPUT,
         # On loopback Ray also keeps GCS, raylet, object manager, agents and every worker's gRPC there. Linux has no
@@ -73,6 +78,11 @@ def arrange(settings: Settings, directory: Path) -> Arrangement:
     if haproxy is not None:
         environment |= _haproxy(directory, haproxy)
         return Arrangement("haproxy", environment, settings.port)
+    if settings.fronts:
+        raise StartError(
+            f"--fronts {settings.fronts}: several replicas share a port through HAProxy, which is not here; leave "
+            "--fronts out"
+        )
     # Replicas behind the Python proxy need no port of their own.
     environment["RAY_SERVE_ENABLE_DIRECT_INGRESS"] = "0"
     return Arrangement("proxy", environment, settings.port)

@@ -19,7 +19,7 @@ from dlenv_service import audit, request_id, routes
 from dlenv_service.admission import Admission
 from dlenv_service.config import Settings
 from dlenv_service.host import Document, Host
-from dlenv_service.http import Receive, Response, Scope, Send
+from dlenv_service.http import Receive, Response, Scope, Send, other_protocol
 from dlenv_service.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -71,10 +71,10 @@ class Service(Admission[Host]):
         """
         self.draining = True
         until = time.monotonic() + self.settings.drain_timeout_ms / 1000
-        while self.in_flight and time.monotonic() < until:
+        while self.all_in_flight and time.monotonic() < until:
             await asyncio.sleep(0.005)
-        if self.in_flight:
-            log.warning("%d requests were not answered within the drain timeout", self.in_flight)
+        if self.all_in_flight:
+            log.warning("%d requests were not answered within the drain timeout", self.all_in_flight)
 
     async def close(self) -> None:
         """Stop the device and the threads; what still waits is answered with 503."""
@@ -90,6 +90,11 @@ class Service(Admission[Host]):
         except Unavailable:
             return False
         return self.started and not self.draining
+
+    @property
+    def all_in_flight(self) -> int:
+        """Requests that have arrived and are not answered completely, in fronts too."""
+        return self.in_flight + (self.fronts.in_flight if self.fronts is not None else 0)
 
     @property
     def queued_rows(self) -> int:
@@ -158,7 +163,7 @@ class Service(Admission[Host]):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
-            await _other_protocol(scope, receive, send)
+            await other_protocol(scope, receive, send)
             return
         self.in_flight += 1
         try:
@@ -184,14 +189,3 @@ class Service(Admission[Host]):
         if entry.access == "admin":
             audit.record(caller, scope, response.status)
         return response
-
-
-async def _other_protocol(scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] == "websocket":
-        await receive()
-        await send({"type": "websocket.close", "code": 1000})
-    elif scope["type"] == "lifespan":
-        # Whoever runs the application calls startup and close; a server's lifespan events only need an answer.
-        while (await receive())["type"] != "lifespan.shutdown":
-            await send({"type": "lifespan.startup.complete"})
-        await send({"type": "lifespan.shutdown.complete"})

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dlenv.errors import DeadlineExceeded, Overloaded
+from dlenv.errors import DeadlineExceeded, Overloaded, Unavailable
 
 __all__ = ["Answer", "Batch", "Batcher", "Item", "Outcome", "Piece", "too_late"]
 
@@ -123,6 +123,7 @@ class Batcher:
         self.max_queue_rows = max_queue_rows
         self.max_delay = max_delay_us * 1000
         self.rows = 0  # rows that wait
+        self._closed = ""  # why nothing is queued any more
         self._items: deque[Item] = deque()
         # The event loop adds, the device thread takes. Held for a few operations only.
         self._lock = threading.Lock()
@@ -144,14 +145,18 @@ class Batcher:
                 seconds,
             )
 
-    def add(self, item: Item, retry_after: Callable[[int], int] = lambda _: 1) -> None:
-        """Queue an item.
+    def add(self, item: Item, retry_after: Callable[[int], int] = lambda _: 1, *, limited: bool = True) -> None:
+        """Queue an item; ``limited``: only where the queue has room.
 
         Raises:
             Overloaded: the queue has no room for this many rows; nothing was queued.
+            Unavailable: the queue is closed.
         """
         with self._lock:
-            self.check_room(item.count, retry_after)
+            if self._closed:
+                raise Unavailable(self._closed)
+            if limited:
+                self.check_room(item.count, retry_after)
             self._items.append(item)
             self.rows += item.count
 
@@ -206,6 +211,12 @@ class Batcher:
         for item in late:
             item.fail(too_late(item, now))
         return len(late)
+
+    def close(self, reason: str) -> None:
+        """Answer everything that waits, and all that still comes, with 503. Called on the loop's thread."""
+        with self._lock:
+            self._closed = reason
+        self.clear(Unavailable(reason))
 
     def clear(self, error: BaseException) -> None:
         """Answer everything that waits with an error. Called on the loop's thread."""

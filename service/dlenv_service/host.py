@@ -243,6 +243,8 @@ class Host:
             until = time.monotonic() + self.settings.deadline_ms / 1000 + 2 * SWEEP_EVERY_S
             while (served.queued_rows or served.lane.running) and time.monotonic() < until:
                 await asyncio.sleep(0.001)
+                served.lane.expire(time.perf_counter_ns())  # it is not among those that are swept any more
+            served.lane.batcher.close(f"model {served.name!r} was just replaced; send the request again")
             assert self._worker is not None
             self._worker.remove(served.lane)
             log.info("unloaded %s version %d", served.name, served.version)

@@ -25,7 +25,18 @@ if sys.version_info >= (3, 11):
 else:
     from async_timeout import timeout
 
-__all__ = ["Receive", "Response", "Scope", "Send", "content_type", "header", "json_response", "problem", "read_body"]
+__all__ = [
+    "Receive",
+    "Response",
+    "Scope",
+    "Send",
+    "content_type",
+    "header",
+    "json_response",
+    "other_protocol",
+    "problem",
+    "read_body",
+]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -146,3 +157,15 @@ async def _read_chunks(message: MutableMapping[str, Any], receive: Receive, max_
 
 def _too_large(max_bytes: int) -> TooLarge:
     return TooLarge(f"the body is larger than {max_bytes} bytes; send less in one request")
+
+
+async def other_protocol(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer what is not HTTP: refuse websockets, and acknowledge what servers ask of an application's life."""
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 1000})
+    elif scope["type"] == "lifespan":
+        # Whoever runs the application calls startup and close; a server's lifespan events only need an answer.
+        while (await receive())["type"] != "lifespan.shutdown":
+            await send({"type": "lifespan.startup.complete"})
+        await send({"type": "lifespan.shutdown.complete"})

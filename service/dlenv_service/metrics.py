@@ -74,11 +74,10 @@ class Metrics(Collector):
         info = InfoMetricFamily("dlenv_build", METRICS["dlenv_build"], labels=names)
         info.add_metric(values, {"version": __version__})
         yield info
-        fronts = service.fronts
         gauges = {
             "dlenv_uptime_seconds": time.time() - self._started,
             "dlenv_ready": float(service.ready),
-            "dlenv_in_flight_requests": float(service.in_flight + (fronts.in_flight if fronts else 0)),
+            "dlenv_in_flight_requests": float(service.all_in_flight),
         }
         for name, value in gauges.items():
             gauge = GaugeMetricFamily(name, METRICS[name], labels=names)

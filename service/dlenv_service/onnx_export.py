@@ -27,6 +27,7 @@ import numpy as np
 from dlenv import folders
 from dlenv.errors import ModelInvalid
 from dlenv_models.manifest import Manifest
+from dlenv_service import child
 
 __all__ = ["ExportFailed", "Exporter", "cached"]
 
@@ -93,29 +94,29 @@ class Exporter:
     def stop(self) -> None:
         """End what runs, and start no more."""
         self._stopped = True
-        if (child := self._child) is not None:
-            child.kill()
+        if (process := self._child) is not None:
+            process.kill()
 
     def _run(self, words: list[str]) -> None:
         if self._stopped:
             raise ExportFailed("the service stops")
-        command = [sys.executable, "-m", "dlenv_service.onnx_export", *words]
-        self._child = child = subprocess.Popen(
+        command = child.command("dlenv_service.onnx_export", *words)
+        self._child = process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         if self._stopped:  # meanwhile
-            child.kill()
+            process.kill()
         try:
-            _, said = child.communicate(timeout=LIMIT_S)
+            _, said = process.communicate(timeout=LIMIT_S)
         except subprocess.TimeoutExpired:
-            child.kill()
-            child.communicate()
+            process.kill()
+            process.communicate()
             raise ExportFailed(f"PyTorch's exporter took more than {LIMIT_S} s") from None
         finally:
             self._child = None
-        if child.returncode:
+        if process.returncode:
             lines = said.decode("utf-8", "replace").strip().splitlines()
-            raise ExportFailed(lines[-1] if lines else f"PyTorch's exporter ended with {child.returncode}")
+            raise ExportFailed(lines[-1] if lines else f"PyTorch's exporter ended with {process.returncode}")
 
 
 def export(root: Path | None, name: str, version: int, file: Path) -> None:
@@ -171,7 +172,3 @@ def main(root: str, *words: str) -> int:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             print(f"{name} version {version}: {reason}", file=sys.stderr)
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -16,6 +16,7 @@ import ray
 import uvicorn
 from ray.serve._private import http_util, replica
 
+from dlenv.errors import StartError
 from dlenv_service import short_way
 from dlenv_service.listener import refuse_new, send_at_once
 
@@ -74,30 +75,50 @@ def _replace_server() -> None:
 
     @functools.wraps(start)
     async def start_ours(*args: object, **options: object) -> object:
-        task, server = await start(*args, **{**options, "enable_so_reuseport": True})
+        # Before the port is taken: where fronts can't be had, Serve has to see it.
+        behind = await _start_fronts(answering) if (answering := service()) and answering.settings.fronts else None
+        try:
+            task, server = await start(*args, **{**options, "enable_so_reuseport": True})
+        except BaseException:
+            if behind:
+                await behind[0].close()
+                behind[1].close()
+            raise
         server.config.http = functools.partial(InferenceProtocol, service=service)
         _servers.append(server)
-        if (answering := service()) is not None and answering.settings.fronts:
-            _put_fronts_before(server, answering)
+        if behind:
+            _put_fronts_before(server, *behind)
         return task, server
 
     replica.start_asgi_http_server = start_ours
 
 
-def _put_fronts_before(server: uvicorn.Server, service: Service) -> None:
-    """Let fronts have the server's port, and the server itself what they pass on."""
+async def _start_fronts(service: Service) -> tuple[Fronts, socket.socket]:
     from dlenv_service.fronts.keeper import Fronts
 
     fronts = Fronts(service)
-    listen = server.startup
+    try:
+        return fronts, await fronts.start()
+    except StartError as error:
+        await fronts.close()
+        raise RuntimeError(str(error)) from None  # as when the port can't be had
+
+
+def _put_fronts_before(server: uvicorn.Server, fronts: Fronts, relayed: socket.socket) -> None:
+    """Let fronts have the server's port, and the server itself what they pass on."""
+    listen, end = server.startup, server.shutdown
     server.config.forwarded_allow_ips = "*"  # only fronts reach it
 
     async def startup(sockets: list[socket.socket] | None = None) -> None:
         assert sockets is not None
-        await listen(sockets=[await fronts.start()])
+        await listen(sockets=[relayed])
         fronts.open(*sockets)
 
-    server.startup = startup  # type: ignore[method-assign]
+    async def shutdown(sockets: list[socket.socket] | None = None) -> None:
+        await fronts.drain()  # as long as there is somebody behind them
+        await end(sockets)
+
+    server.startup, server.shutdown = startup, shutdown  # type: ignore[method-assign]
     _fronts.append(fronts)
 
 

@@ -55,11 +55,12 @@ class Served:
         self.queue(item)
         return item
 
-    def queue(self, item: Item) -> None:
-        """Queue an item.
+    def queue(self, item: Item, *, limited: bool = True) -> None:
+        """Queue an item; ``limited``: only where the queue has room.
 
         Raises:
-            Overloaded: the queue is full.
+            Overloaded: it has none.
+            Unavailable: the model was replaced.
         """
-        self.lane.batcher.add(item, self.statistics.retry_after)
+        self.lane.batcher.add(item, self.statistics.retry_after, limited=limited)
         self.device.notify()

@@ -120,8 +120,9 @@ def configure(service: Admission[Models], *, relayed: bool = False, admin: bool 
         forwarded_allow_ips="*" if relayed else None,
     )
     config.load()
-    if settings.tls_certificate is not None and not relayed:
+    if settings.tls_certificate is not None:
         # Not uvicorn's own context, which can't be changed later and takes ciphers of the last millennium.
-        config.certificate = Certificate(settings.tls_certificate, settings.tls_key)
-        config.ssl = config.certificate.context
+        certificate = Certificate(settings.tls_certificate, settings.tls_key)
+        if not relayed:  # else fronts show it, and this is only for its errors
+            config.certificate, config.ssl = certificate, certificate.context
     return config

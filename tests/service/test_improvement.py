@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from serving import Running, run_service
 
 from dlenv.errors import ModelInvalid, StartError
 from dlenv_models.repository import Repository
-from dlenv_service import onnx_export
+from dlenv_service import child, onnx_export
 from dlenv_service.batcher import Answer
 from dlenv_service.config import Settings
 from dlenv_service.onnx_engine import OnnxEngine, difference, sample
@@ -209,7 +208,7 @@ def exporters() -> list[str]:
 def test_one_that_fails_does_not_keep_the_others(cache: Path, repository: Path, tmp_path: Path) -> None:
     manifest = Repository(repository).load("points").manifest
     file = cached(manifest)
-    command = [sys.executable, "-m", "dlenv_service.onnx_export", str(repository)]
+    command = child.command("dlenv_service.onnx_export", str(repository))
     command += ["nothing", "1", str(tmp_path / "nothing.onnx"), "points", "1", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1

@@ -30,8 +30,8 @@ def trusting(certificate: Path) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=certificate)
 
 
-def shown(port: int) -> int:
-    """The serial number of the certificate that a new client sees, with and without naming the server."""
+def shown(port: int) -> set[int]:
+    """The serial numbers of the certificates that new clients see, with and without naming the server."""
     serials = set()
     for name in ("localhost", None):
         context = ssl.create_default_context()
@@ -43,8 +43,7 @@ def shown(port: int) -> int:
             content = connection.getpeercert(binary_form=True)
             assert content is not None
             serials.add(x509.load_der_x509_certificate(content).serial_number)
-    assert len(serials) == 1
-    return serials.pop()
+    return serials
 
 
 @posix
@@ -59,11 +58,11 @@ def test_tls_and_a_new_certificate_without_a_dropped_connection(repository: Path
         with httpx.Client(base_url=url, verify=trusting(certificate), timeout=20) as old:
             for _ in range(3):  # on the quick way too
                 assert old.post(INFER, json=BODY).status_code == 200
-            assert shown(it.port) == first
+            assert shown(it.port) == {first}
 
             second = certificates.make(*pair)
             until = time.monotonic() + 5
-            while shown(it.port) != second:
+            while shown(it.port) != {second}:
                 assert time.monotonic() < until
                 time.sleep(0.2)
             assert old.post(INFER, json=BODY).status_code == 200  # on the connection from before
@@ -72,8 +71,8 @@ def test_tls_and_a_new_certificate_without_a_dropped_connection(repository: Path
 
             certificate.write_text("none")
             time.sleep(1.5)
-            assert shown(it.port) == second
-            assert sum("the certificate from before goes on" in each for each in it.lines) == 1
+            assert shown(it.port) == {second}
+            assert any("the certificate from before goes on" in each for each in it.lines)
         with pytest.raises(httpx.HTTPError):
             httpx.get(f"http://127.0.0.1:{it.port}/v2/health/live", timeout=5)
         assert it.stop(signal.SIGTERM) == 0

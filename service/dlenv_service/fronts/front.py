@@ -1,4 +1,4 @@
-"""A front's process: ``python -m dlenv_service.fronts.front``, started by :mod:`dlenv_service.fronts.keeper`.
+"""What runs in a front's process, which :mod:`dlenv_service.fronts.process` starts.
 
 It imports no torch, so it starts in a second and takes little memory. It ends when it is told to drain, or when the
 main process goes away; signals are the main process's business.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
+import logging
 import os
 import signal
 import socket
-import sys
 import time
 
 import uvicorn
@@ -26,14 +27,18 @@ from dlenv_service.fronts.relay import Relay
 from dlenv_service.fronts.remote import RemoteHost
 from dlenv_service.fronts.wire import Channel, Counts, Done, Drain, Failed, Memory, Message, Models, Ready, Start
 from dlenv_service.gate import credentials
-from dlenv_service.http import Receive, Response, Scope, Send, read_body
+from dlenv_service.http import Receive, Response, Scope, Send, other_protocol, read_body
 from dlenv_service.listener import connect
 from dlenv_service.server import Server, configure
 
-__all__ = ["Front"]
+__all__ = ["Front", "main"]
+
+log = logging.getLogger("dlenv.service")
 
 # How often counts go to the main process, and requests past their deadline are looked for.
 TICK_S = 0.05
+SIGN_OF_LIFE = 20  # ticks after which the main process is told something in any case
+WELCOMED = 64  # connections taken in one go, before those that there are get their turn
 
 
 class Front(Admission[RemoteHost]):
@@ -42,9 +47,14 @@ class Front(Admission[RemoteHost]):
     def __init__(self, settings: Settings, host: RemoteHost, relay: Relay) -> None:
         super().__init__(settings, host)
         self._relay = relay
+        self._relayed = 0  # requests that the main process counts
+        self._told: Counts | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        if scope["type"] != "http":
+            await other_protocol(scope, receive, send)
+            return
         self.in_flight += 1
         try:
             arguments: dict[str, str] = {}
@@ -70,30 +80,37 @@ class Front(Admission[RemoteHost]):
             return self.failed(error, scope["method"], scope["path"])
 
     async def _pass_on(self, scope: Scope, receive: Receive, entry: Entry | None) -> Response:
+        self._relayed += 1
         try:
+            self.tell()  # so that the main process answers with what this client has seen
+            if entry is None or entry.access == "open":  # it reads no body for these
+                return await self._relay.ask(scope, b"")
             keys = self.gate.keys
-            if keys is not None and entry is not None and keys.name(credentials(scope)) is None:
+            if keys is not None and keys.name(credentials(scope)) is None:
                 self.gate.enter(scope, entry)  # refuses before the body is read; the main process checks the rest
             with self.room(scope):
                 body = await read_body(scope, receive, self.settings.max_body_bytes, self.settings.body_timeout_ms)
-                self.host.tell(self.counts())  # so that the main process answers with what this client has seen
                 return await self._relay.ask(scope, body)
         except Exception as error:  # noqa: BLE001 - every request is answered
             response = self.failed(error, scope["method"], scope["path"])
             response.headers += request_id.headers(scope)
             return response
+        finally:
+            self._relayed -= 1
 
-    def counts(self) -> Counts:
-        """What was counted since this was last called, and what is held now."""
+    def tell(self, *, always: bool = False) -> None:
+        """Tell the main process what was counted since it was last told, and what is held now, if it is news."""
         models = self.host.all()
-        errors = dict(self.errors)
-        self.errors.clear()
-        return Counts(
+        counts = Counts(
             {model.key: model.statistics.take() for model in models if model.statistics.requests},
-            errors,
-            self.in_flight,
+            dict(self.errors),
+            self.in_flight - self._relayed,
             {model.key: model.batcher.rows for model in models if model.batcher.rows},
         )
+        self.errors.clear()
+        if always or counts.models or counts.errors or counts != self._told:
+            self._told = counts
+            self.host.tell(counts)
 
 
 class Process:
@@ -123,12 +140,13 @@ class Process:
         config = configure(front)
         server = Server(config)
         serving = loop.create_task(server.serve(sockets=[]))
-        while not server.started:
+        while not server.started and not serving.done():
             await asyncio.sleep(0)
         front.started = True
         gc.collect()
         gc.freeze()  # as Service.startup does, and why
         ticking = loop.create_task(self._tick(front))
+        ticking.add_done_callback(_end_where_it_failed)
         self._door.setblocking(False)
         loop.add_reader(self._door, self._welcome, server)
         self._channel.say(Ready())
@@ -142,7 +160,7 @@ class Process:
         await serving
         host.close()
         ticking.cancel()
-        self._channel.say(front.counts())
+        front.tell()
         await relay.close()
         self._channel.close()
         await asyncio.sleep(0)
@@ -167,17 +185,20 @@ class Process:
             os._exit(1)  # nobody is left to answer what waits
 
     def _welcome(self, server: uvicorn.Server) -> None:
-        """Take the connections that the main process has accepted."""
-        while True:
+        """Take connections that the main process has accepted; called again while there are more."""
+        for _ in range(WELCOMED):
             try:
-                _, descriptors, _, _ = socket.recv_fds(self._door, 1, 1)
+                data, descriptors, _, _ = socket.recv_fds(self._door, 1, 1)
             except BlockingIOError:
                 return
             except OSError:
-                descriptors = []
-            if not descriptors:
+                data, descriptors = b"", []
+            if not data:  # the main process has gone
                 asyncio.get_running_loop().remove_reader(self._door)
                 return
+            if not descriptors:
+                log.error("a connection was lost: this process has no descriptor left; raise its limit (ulimit -n)")
+                continue
             connection = socket.socket(fileno=descriptors[0])
             connection.setblocking(False)
             task = asyncio.get_running_loop().create_task(connect(server, connection))
@@ -185,18 +206,22 @@ class Process:
             task.add_done_callback(server.server_state.tasks.discard)
 
     async def _tick(self, front: Front) -> None:
-        last = Counts({}, {}, 0, {})
-        while True:
+        for tick in itertools.count():
             await asyncio.sleep(TICK_S)
             front.host.expire(time.perf_counter_ns())
-            counts = front.counts()
-            if counts.models or counts.errors or counts != last:
-                self._channel.say(counts)
-                last = counts
+            front.tell(always=tick % SIGN_OF_LIFE == 0)
 
 
-def main(channel: int, door: int, memory: int, size: int) -> None:
-    """Run a front on the descriptors that it was started with; a slot of the memory has ``size`` bytes."""
+def _end_where_it_failed(task: asyncio.Task[None]) -> None:
+    """End the process: without its ticks no deadline holds."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("this front fails", exc_info=error)
+        os._exit(1)
+
+
+def main(*words: str) -> None:
+    """Run a front on three descriptors (channel, door, memory), with slots of so many bytes."""
+    channel, door, memory, size = map(int, words)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
@@ -211,7 +236,3 @@ def main(channel: int, door: int, memory: int, size: int) -> None:
         loop.run_until_complete(run())
     finally:
         loop.close()
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))

@@ -33,6 +33,8 @@ PAUSES_S = (0.0, 0.5, 1.0, 2.0, 5.0)  # before a front that died again and again
 STEADY_S = 10.0  # a front that lived for so long died by accident
 ENDING_S = 5.0  # that a front may take to end, beside the time to drain
 FULL_S = 0.01  # after which connections are offered again that no front could take
+OUT_OF_DESCRIPTORS_S = 1.0  # after which connections are accepted again
+SILENCE = 10  # seconds without a word, after which a front is taken for stuck; it says something every second
 
 
 class Fronts:
@@ -49,7 +51,8 @@ class Fronts:
         self._accepted: socket.socket | None = None  # that no front could take yet
         self._turn = 0
         self._deaths = 0  # in a row, soon after the start
-        self._without_since: float | None = None
+        self._without_since: float | None = None  # nobody takes connections
+        self._watcher: asyncio.Task[None] | None = None
         self._restarts: set[asyncio.Task[None]] = set()
         self._stopping = False
 
@@ -60,11 +63,20 @@ class Fronts:
             StartError: one does not start.
         """
         relayed = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        relayed.bind(self._path)
-        self.service.fronts = self
-        self.service.host.on_models = self._publish
-        fronts = [await self._start_one() for _ in range(self.service.settings.fronts)]
-        await asyncio.gather(*(self._until_ready(front) for front in fronts))
+        try:
+            relayed.bind(self._path)
+            self._without_since = time.monotonic()
+            self.service.fronts = self
+            self.service.host.on_models = self._publish
+            fronts = [await self._start_one() for _ in range(self.service.settings.fronts)]
+            await asyncio.gather(*(front.until_ready(START_S) for front in fronts))
+        except OSError as error:
+            relayed.close()
+            raise StartError(f"--fronts {self.service.settings.fronts}: {error.strerror or error}") from None
+        except BaseException:
+            relayed.close()
+            raise
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
         return relayed
 
     def open(self, listener: socket.socket) -> None:
@@ -72,6 +84,7 @@ class Fronts:
         listener.setblocking(False)
         listener.listen(BACKLOG)
         self._listener = listener
+        self._without_since = None
         asyncio.get_running_loop().add_reader(listener, self._accept)
 
     async def drain(self) -> None:
@@ -88,6 +101,8 @@ class Fronts:
             self._listener = None
             loop.remove_reader(listener)
             listener.close()
+            if self._accepted is not None:
+                self._accepted.close()
         fronts = list(self._fronts)
         for front in fronts:
             front.channel.say(Drain())
@@ -97,8 +112,10 @@ class Fronts:
     async def close(self) -> None:
         """End what is left of them at once."""
         self._stopping = True
-        for task in self._restarts:
+        tasks = [*self._restarts, *([self._watcher] if self._watcher is not None else [])]
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         fronts = list(self._fronts)
         for front in fronts:
             front.process.kill()
@@ -137,9 +154,9 @@ class Fronts:
     def _lost(self, front: Front) -> None:
         """Start another front in the place of one that has gone, unless the service stops."""
         self._fronts.remove(front)
-        if not self._fronts:
+        if not self._fronts and self._without_since is None:
             self._without_since = time.monotonic()
-        if not self._stopping and front.ready.done():
+        if not self._stopping and front.ready.is_set():  # else whoever started it knows
             log.error("a front process ended (%s); another one takes its place", front.process.poll())
             steady = time.monotonic() - front.began > STEADY_S
             self._deaths = 0 if steady else self._deaths + 1
@@ -152,11 +169,12 @@ class Fronts:
         while not self._stopping:
             await asyncio.sleep(PAUSES_S[min(self._deaths, len(PAUSES_S) - 1)])
             try:
-                await self._until_ready(await self._start_one())
-            except (OSError, StartError) as error:
+                await (await self._start_one()).until_ready(START_S)
+            except Exception as error:  # noqa: BLE001 - descriptors, memory, processes: it is tried again
                 log.error("a front process does not start: %s", error)
                 self._deaths += 1
             else:
+                self._without_since = None
                 return
 
     async def _start_one(self) -> Front:
@@ -166,17 +184,22 @@ class Fronts:
         front.tell(*self._models())
         return front
 
-    async def _until_ready(self, front: Front) -> None:
-        try:
-            await asyncio.wait_for(front.ready, START_S)
-        except asyncio.TimeoutError:
-            front.process.kill()
-            raise StartError(f"a front process did not start within {START_S:.0f} s") from None
-        self._without_since = None
+    async def _watch(self) -> None:
+        """Kill fronts that say nothing any more; counted in looks, so that a pause of this process is not theirs."""
+        while True:
+            await asyncio.sleep(1.0)
+            for front in [front for front in self._fronts if front.ready.is_set()]:
+                front.silence += 1
+                if front.silence > SILENCE:
+                    log.error("a front process has said nothing for %d s; it is killed", SILENCE)
+                    front.process.kill()
 
     def _models(self) -> tuple[Models, dict[int, Served]]:
         loaded = {served.key: served for served in self.service.host.loaded()}
-        models = (Model(key, each.name, each.version, each.signature) for key, each in loaded.items())
+        models = (
+            Model(key, each.name, each.version, each.signature, len(each.manifest.classes))
+            for key, each in loaded.items()
+        )
         return Models(self._generation, tuple(models)), loaded
 
     async def _publish(self) -> None:
@@ -201,22 +224,22 @@ class Fronts:
                 return
             except OSError as error:  # no descriptor is left, and the connection still waits: don't spin
                 log.error("can't accept a connection: %s", error.strerror)
-                self._pause(listener)
+                self._pause(listener, OUT_OF_DESCRIPTORS_S)
                 return
             self._accepted = None
-            fronts = [front for front in self._fronts if front.ready.done()]
+            fronts = [front for front in self._fronts if front.ready.is_set()]
             self._turn += 1
             if any(fronts[(self._turn + step) % len(fronts)].take(connection) for step in range(len(fronts))):
                 connection.close()
             else:
                 self._accepted = connection
-                self._pause(listener)
+                self._pause(listener, FULL_S)
                 return
 
-    def _pause(self, listener: socket.socket) -> None:
+    def _pause(self, listener: socket.socket, seconds: float) -> None:
         """Look again in a moment."""
         asyncio.get_running_loop().remove_reader(listener)
-        asyncio.get_running_loop().call_later(FULL_S, self._go_on)
+        asyncio.get_running_loop().call_later(seconds, self._go_on)
 
     def _go_on(self) -> None:
         if self._listener is not None:

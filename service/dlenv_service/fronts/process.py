@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 
 from dlenv.errors import StartError
+from dlenv_service import child
 from dlenv_service.asgi import Service
 from dlenv_service.batcher import Answer, Item
 from dlenv_service.config import Settings
@@ -33,6 +34,8 @@ from dlenv_service.served import Served
 
 __all__ = ["Front"]
 
+log = logging.getLogger("dlenv.service")
+
 
 class Front:
     """One front's process, as the main process sees it; ``changed`` is called when it has applied something or gone."""
@@ -43,8 +46,9 @@ class Front:
         self._served: dict[int, Served] = {}  # by key
         self._told: tuple[int, dict[int, Served]] = (0, {})  # the generation that the front has to apply
         self.memory = Memory.make(slot_bytes(service.settings.max_body_bytes))
-        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ready = asyncio.Event()
         self.gone = asyncio.Event()
+        self.silence = 0  # how often it was looked at since it last said something
         self.applied = 0  # generation
         self.in_flight = 0
         self.queued: dict[int, int] = {}
@@ -53,17 +57,22 @@ class Front:
 
     async def start(self, relay: str) -> None:
         """Start the process and send it what it needs."""
-        ours, theirs = socket.socketpair()
-        self.door, door = socket.socketpair()
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.memory.forget_descriptor)
+            channel, theirs = (stack.enter_context(each) for each in socket.socketpair())
+            door, door_theirs = (stack.enter_context(each) for each in socket.socketpair())
+            descriptors = (theirs.fileno(), door_theirs.fileno(), self.memory.descriptor)
+            words = (str(each) for each in (*descriptors, self.memory.size))
+            command = child.command("dlenv_service.fronts.front", *words)
+            # asyncio's own way needs a watcher of child processes; here the end of the channel tells the end. A session
+            # of its own: a terminal's Ctrl-C is for the main process.
+            self.process = subprocess.Popen(  # noqa: ASYNC220 - takes milliseconds
+                command, stdin=subprocess.DEVNULL, pass_fds=descriptors, start_new_session=True
+            )
+            self.door, channel = door.dup(), channel.dup()
         self.door.setblocking(False)
-        descriptors = (theirs.fileno(), door.fileno(), self.memory.descriptor)
-        words = [str(each) for each in (*descriptors, self.memory.size)]
-        command = [sys.executable, "-m", "dlenv_service.fronts.front", *words]
-        with theirs, door:
-            # asyncio's own way needs a watcher of child processes; here the end of the channel tells the end.
-            self.process = await asyncio.to_thread(_spawn, command, descriptors)
-        ours.setblocking(False)
-        await asyncio.get_running_loop().create_unix_connection(lambda: self.channel, sock=ours)
+        channel.setblocking(False)
+        await asyncio.get_running_loop().create_unix_connection(lambda: self.channel, sock=channel)
         settings = _share(self._service.settings)
         self.channel.say(Start(settings.model_dump(mode="json", exclude_defaults=True), relay))
 
@@ -82,6 +91,7 @@ class Front:
         return True
 
     def _heard(self, message: Message) -> None:
+        self.silence = 0
         if isinstance(message, Rows):
             self._queue(message)
         elif isinstance(message, Counts):
@@ -92,8 +102,8 @@ class Front:
             if self.applied == generation:  # nothing more comes for the others, which take memory
                 self._served = dict(served)
             self._changed(self)
-        elif isinstance(message, Ready) and not self.ready.done():
-            self.ready.set_result(None)
+        elif isinstance(message, Ready):
+            self.ready.set()
 
     def _queue(self, message: Rows) -> None:
         served = self._served[message.model]
@@ -101,7 +111,7 @@ class Front:
         outcome = _Outcome(self, served, message.slot)
         outcome.item = item = Item(rows, outcome, message.queued, message.deadline, message.requests)
         try:
-            served.queue(item)
+            served.queue(item, limited=False)  # the front has checked its share of the limit
         except Exception as error:  # noqa: BLE001 - every request is answered
             outcome.set_exception(error)
 
@@ -115,10 +125,24 @@ class Front:
         self.gone.set()
         self.door.close()
         self.in_flight, self.queued = 0, {}
-        self._changed(self)
         self.memory.close()
-        if not self.ready.done():
-            self.ready.set_exception(StartError("a front process ended as it started; its messages say why"))
+        self._changed(self)
+
+    async def until_ready(self, limit_s: float) -> None:
+        """Wait until it takes connections.
+
+        Raises:
+            StartError: it does not.
+        """
+        waiting = [asyncio.ensure_future(event.wait()) for event in (self.ready, self.gone)]
+        await asyncio.wait(waiting, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        for each in waiting:
+            each.cancel()
+        if self.gone.is_set():
+            raise StartError("a front process ended as it started; its messages say why")
+        if not self.ready.is_set():
+            self.process.kill()
+            raise StartError(f"a front process did not start within {limit_s:.0f} s")
 
     async def end(self, limit_s: float) -> None:
         """Wait until the process has ended; kill it when that takes too long."""
@@ -139,10 +163,6 @@ def _share(settings: Settings) -> Settings:
             "max_pending_bytes": max(settings.max_body_bytes, settings.max_pending_bytes // settings.fronts),
         }
     )
-
-
-def _spawn(command: list[str], descriptors: tuple[int, ...]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=descriptors)
 
 
 class _Outcome:
@@ -168,9 +188,14 @@ class _Outcome:
 
     def set_result(self, result: Answer) -> None:
         """Answer."""
-        self._over = True
         front, slot = self._front, self._slot
-        classes = write_answer(front.memory, slot, result)
+        try:
+            classes = write_answer(front.memory, slot, result)
+        except ValueError as error:
+            log.exception("an answer does not fit into its slot")
+            self.set_exception(error)
+            return
+        self._over = True
         assert self.item is not None
         speed = self._served.statistics.rows_per_second
         front.channel.say(Done(slot, classes, result.finite, self.item.started, speed))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import httpcore
 
-from dlenv.errors import Unavailable
-from dlenv_service.http import Response, Scope
+from dlenv.errors import RequestError, Unavailable
+from dlenv_service.http import Response, Scope, header
 
 __all__ = ["Relay"]
 
@@ -21,7 +21,9 @@ NOT_PASSED_ON = frozenset(
     )
 )
 # uvicorn in the main process takes the client's address from these, so nobody else may have written them.
-FORWARDED = frozenset((b"x-forwarded-for", b"x-forwarded-proto"))
+REPLACED = frozenset((b"x-forwarded-for", b"x-forwarded-proto", b"host"))
+CONNECTIONS = 64  # at once; further requests wait for one
+IDLE_S = 2.0  # uvicorn closes idle connections after 5 s: one that it may be about to close is not used
 CONNECT_S = 5.0
 
 
@@ -29,16 +31,21 @@ class Relay:
     """Passes requests on to what listens on the Unix socket ``path``."""
 
     def __init__(self, path: str) -> None:
-        self._pool = httpcore.AsyncConnectionPool(uds=path, max_connections=None, max_keepalive_connections=16)
+        self._pool = httpcore.AsyncConnectionPool(
+            uds=path, max_connections=CONNECTIONS, max_keepalive_connections=16, keepalive_expiry=IDLE_S
+        )
 
     async def ask(self, scope: Scope, body: bytes) -> Response:
         """The main process's answer.
 
         Raises:
+            RequestError: a header can't be passed on.
             Unavailable: it does not answer.
         """
         target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
-        headers = [(name, value) for name, value in _passed_on(scope["headers"]) if name not in FORWARDED]
+        headers = [(name, value) for name, value in _passed_on(scope["headers"]) if name not in REPLACED]
+        # HTTP/1.1 wants exactly one; HTTP/1.0, which HAProxy's health checks speak, none.
+        headers.append((b"host", (header(scope, b"host") or "main").strip().encode("latin-1")))
         if scope.get("client"):
             headers.append((b"x-forwarded-for", scope["client"][0].encode()))
         headers.append((b"x-forwarded-proto", scope["scheme"].encode()))
@@ -58,6 +65,8 @@ class Relay:
                 content = await response.aread()
             finally:
                 await response.aclose()
+        except httpcore.LocalProtocolError as error:
+            raise RequestError(f"the request can't be passed on: {error}") from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException):
             raise Unavailable("the service did not answer; send the request again in a moment") from None
         return Response(response.status, _passed_on(response.headers), content)
@@ -68,5 +77,5 @@ class Relay:
 
 
 def _passed_on(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    lowered = ((name.lower(), value) for name, value in headers)
+    lowered = ((name.lower(), value.strip()) for name, value in headers)
     return [(name, value) for name, value in lowered if name not in NOT_PASSED_ON]

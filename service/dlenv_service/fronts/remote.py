@@ -17,8 +17,19 @@ from dlenv.errors import Unavailable
 from dlenv_service import lookup
 from dlenv_service.batcher import Answer, Array, Batch, Batcher, Item, Outcome, too_late
 from dlenv_service.config import Settings
-from dlenv_service.fronts.wire import SLOTS, Applied, Done, Failed, Memory, Message, Model, Models, Rows, error_of
-from dlenv_service.fronts.wire import slot_rows as rows_that_fit
+from dlenv_service.fronts.wire import (
+    SLOTS,
+    Applied,
+    Done,
+    Failed,
+    Memory,
+    Message,
+    Model,
+    Models,
+    Rows,
+    error_of,
+    slot_rows,
+)
 from dlenv_service.statistics import Statistics
 
 __all__ = ["Remote", "RemoteHost"]
@@ -34,7 +45,7 @@ class Remote:
         self.signature = model.signature
         self.statistics = Statistics()
         settings = host.settings
-        most = rows_that_fit(model.signature, settings.max_batch, host.memory.size)
+        most = slot_rows(model, settings.max_batch, host.memory.size)
         self.batcher = Batcher(most, settings.max_queue_rows)
         self.under_way = 0  # slots
         self._host = host
@@ -135,6 +146,8 @@ class RemoteHost:
             for item, _, _ in batch.pieces:
                 if item.deadline <= now:
                     item.fail(too_late(item, now))
+        if self._going:
+            self._say_when_applied()
 
     def close(self) -> None:
         """Answer what waits with 503."""

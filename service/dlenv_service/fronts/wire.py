@@ -8,6 +8,7 @@ process until that answers with :class:`Done` or :class:`Failed`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import mmap
 import os
@@ -69,6 +70,7 @@ class Model(msgspec.Struct, array_like=True, frozen=True):
     name: str
     version: int
     signature: Signature
+    classes: int
 
 
 class Models(Message):
@@ -180,18 +182,20 @@ class Channel(asyncio.Protocol):
 
 
 def slot_bytes(max_body_bytes: int) -> int:
-    """Size of a slot: whatever row a request can hold fits.
+    """Size of a slot: whatever row a request can hold fits, and the answer to one of a quarter of a million classes.
 
     The most that a body grows by is a JSON ``0,`` that becomes an eight-byte number. Only the pages that are written
     to take memory, so a slot may be large.
     """
-    size = 4 * max_body_bytes
+    size = max(4 * max_body_bytes, 2**20)
     return math.ceil(size / mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def slot_rows(signature: Signature, max_batch: int, size: int) -> int:
-    """How many rows may go into a slot of so many bytes."""
-    return max(1, min(max_batch, size // (signature.row_size * signature.dtype.itemsize)))
+def slot_rows(model: Model, max_batch: int, size: int) -> int:
+    """How many rows may go into a slot of so many bytes, so that their answer fits as well."""
+    row = model.signature.row_size * model.signature.dtype.itemsize
+    answer = model.classes * 4 + 8
+    return max(1, min(max_batch, size // row, (size - ALIGNMENT) // answer))
 
 
 class Memory:
@@ -216,6 +220,7 @@ class Memory:
     def rows(self, slot: int, count: int, signature: Signature) -> Array:
         """The rows of a slot, ``(count, *shape)`` in the model's input type; a view."""
         elements = count * signature.row_size
+        self._check(slot, elements * signature.dtype.itemsize)
         flat: Array = np.frombuffer(self._map, signature.dtype, elements, slot * self.size)
         return flat.reshape(count, *signature.shape)
 
@@ -223,13 +228,24 @@ class Memory:
         """Where the answer to a slot's rows lies: probabilities ``(rows, classes)`` and labels ``(rows,)``; views."""
         start = slot * self.size
         size = rows * classes
+        after = math.ceil(size * 4 / ALIGNMENT) * ALIGNMENT
+        self._check(slot, after + rows * 8)
         probabilities: Array = np.frombuffer(self._map, np.float32, size, start)
-        labels: Array = np.frombuffer(self._map, np.int64, rows, start + math.ceil(size * 4 / ALIGNMENT) * ALIGNMENT)
+        labels: Array = np.frombuffer(self._map, np.int64, rows, start + after)
         return probabilities.reshape(rows, classes), labels
 
-    def close(self) -> None:
-        """Let go of it; views that are still held keep the memory until they are gone."""
+    def _check(self, slot: int, size: int) -> None:
+        if not (0 <= slot < SLOTS and size <= self.size):
+            raise ValueError(f"slot {slot} of {SLOTS} with {self.size} bytes can't hold {size}")
+
+    def forget_descriptor(self) -> None:
+        """Close the descriptor, once another process has it; the mapping stays."""
         os.close(self.descriptor)
+
+    def close(self) -> None:
+        """Let go of the mapping; views that are still held keep it until they are gone."""
+        with contextlib.suppress(BufferError):
+            self._map.close()
 
 
 def failed(slot: int, error: BaseException) -> Failed:
