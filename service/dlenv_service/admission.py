@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +14,11 @@ from dlenv_service import request_id
 from dlenv_service.batcher import Array, Item, Outcome
 from dlenv_service.config import Settings
 from dlenv_service.gate import Gate
-from dlenv_service.http import Response, Scope, header, json_response, problem
+from dlenv_service.http import Receive, Response, Scope, Send, header, json_response, other_protocol, problem
 from dlenv_service.statistics import Statistics
 from dlenv_service.tensors import Signature
 
-__all__ = ["CLOSE", "Admission", "Model", "Models"]
+__all__ = ["CLOSE", "Admission", "Headers", "Model", "Models"]
 
 log = logging.getLogger("dlenv.service")
 
@@ -58,10 +59,11 @@ class Models(Protocol):
         """
 
 
+Headers = tuple[tuple[bytes, bytes], ...]
 M_co = TypeVar("M_co", bound=Models, covariant=True)
 
 
-class Admission(Generic[M_co]):
+class Admission(ABC, Generic[M_co]):
     """What answers HTTP requests in one process: :class:`dlenv_service.asgi.Service`, or a front of it."""
 
     def __init__(self, settings: Settings, host: M_co) -> None:
@@ -74,7 +76,23 @@ class Admission(Generic[M_co]):
         self.started = False
         self.draining = False
 
-    def extra_headers(self, scope: Scope) -> tuple[tuple[bytes, bytes], ...]:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request: an ASGI application."""
+        if scope["type"] != "http":
+            await other_protocol(scope, receive, send)
+            return
+        self.in_flight += 1
+        try:
+            response, extra = await self.answer(scope, receive)
+            await response.send(send, extra)
+        finally:
+            self.in_flight -= 1
+
+    @abstractmethod
+    async def answer(self, scope: Scope, receive: Receive) -> tuple[Response, Headers]:
+        """The answer to a request, and the headers that it gets beside its own."""
+
+    def extra_headers(self, scope: Scope) -> Headers:
         """Headers of every answer to a request, whatever it was."""
         return (*(CLOSE if self.draining else ()), *self.gate.headers(scope), *request_id.headers(scope))
 

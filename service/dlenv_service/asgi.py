@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from dlenv.errors import ModelInvalid, Unavailable
 from dlenv_service import audit, request_id, routes
-from dlenv_service.admission import Admission
+from dlenv_service.admission import Admission, Headers
 from dlenv_service.config import Settings
 from dlenv_service.host import Document, Host
-from dlenv_service.http import Receive, Response, Scope, Send, other_protocol
+from dlenv_service.http import Receive, Response, Scope
 from dlenv_service.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -160,18 +160,10 @@ class Service(Admission[Host]):
         path: str = scope["path"]
         return path.endswith("/infer") or path.startswith("/predict/")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] != "http":
-            await other_protocol(scope, receive, send)
-            return
-        self.in_flight += 1
-        try:
-            with request_id.identified(request_id.of(scope)):
-                response = await self._answer(scope, receive)
-            await response.send(send, self.extra_headers(scope))
-        finally:
-            self.in_flight -= 1
+    async def answer(self, scope: Scope, receive: Receive) -> tuple[Response, Headers]:
+        """The answer to a request, and the headers that it gets beside its own."""
+        with request_id.identified(request_id.of(scope)):
+            return await self._answer(scope, receive), self.extra_headers(scope)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
         if (preflight := self.gate.preflight(scope)) is not None:

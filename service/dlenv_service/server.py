@@ -108,7 +108,7 @@ def configure(service: Admission[Models], *, relayed: bool = False, admin: bool 
     """
     settings = service.settings
     config = Config(
-        _AtAdminAddress(service) if admin else service,  # type: ignore[arg-type] # callable as uvicorn wants it
+        _AtAdminAddress(service) if admin else service,
         http=partial(InferenceProtocol, service=lambda: service),  # type: ignore[arg-type] # it only calls it
         lifespan="off",
         access_log=False,

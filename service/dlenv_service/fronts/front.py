@@ -21,13 +21,13 @@ import uvicorn
 from dlenv.errors import DlenvError
 from dlenv_service import inference, logs, request_id, routes
 from dlenv_service.access import Entry
-from dlenv_service.admission import CLOSE, Admission
+from dlenv_service.admission import CLOSE, Admission, Headers
 from dlenv_service.config import Settings, load_settings
 from dlenv_service.fronts.relay import Relay
 from dlenv_service.fronts.remote import RemoteHost
 from dlenv_service.fronts.wire import Channel, Counts, Done, Drain, Failed, Memory, Message, Models, Ready, Start
 from dlenv_service.gate import credentials
-from dlenv_service.http import Receive, Response, Scope, Send, other_protocol, read_body
+from dlenv_service.http import Receive, Response, Scope, read_body
 from dlenv_service.listener import connect
 from dlenv_service.server import Server, configure
 
@@ -50,27 +50,17 @@ class Front(Admission[RemoteHost]):
         self._relayed = 0  # requests that the main process counts
         self._told: Counts | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] != "http":
-            await other_protocol(scope, receive, send)
-            return
-        self.in_flight += 1
-        try:
-            arguments: dict[str, str] = {}
-            handler = None
-            with contextlib.suppress(DlenvError):  # the main process says it
-                handler, arguments = routes.resolve(scope["method"], scope["path"])
-            if handler is inference.infer:
-                with request_id.identified(request_id.of(scope)):
-                    response = await self._infer(scope, receive, arguments)
-                extra = self.extra_headers(scope)
-            else:
-                entry = routes.ENTRIES[handler] if handler is not None else None
-                response, extra = await self._pass_on(scope, receive, entry), CLOSE if self.draining else ()
-            await response.send(send, extra)
-        finally:
-            self.in_flight -= 1
+    async def answer(self, scope: Scope, receive: Receive) -> tuple[Response, Headers]:
+        """The answer to a request, and the headers that it gets beside its own."""
+        arguments: dict[str, str] = {}
+        handler = None
+        with contextlib.suppress(DlenvError):  # the main process says it
+            handler, arguments = routes.resolve(scope["method"], scope["path"])
+        if handler is inference.infer:
+            with request_id.identified(request_id.of(scope)):
+                return await self._infer(scope, receive, arguments), self.extra_headers(scope)
+        entry = routes.ENTRIES[handler] if handler is not None else None
+        return await self._pass_on(scope, receive, entry), CLOSE if self.draining else ()
 
     async def _infer(self, scope: Scope, receive: Receive, arguments: dict[str, str]) -> Response:
         try:
