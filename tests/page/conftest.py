@@ -22,7 +22,7 @@ def page_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: Playwright runs an event loop in this thread as long as it is open
 def chromium() -> Iterator[Browser]:
     if importlib.util.find_spec("playwright") is None:
         pytest.skip("the page is tested with playwright, which is not installed: pip install playwright")
