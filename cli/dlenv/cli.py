@@ -20,6 +20,7 @@ from dlenv.errors import DlenvError
 COMMANDS = {
     "bench": "Measure how many requests a service answers, how quickly, and whether rightly.",
     "catalog": "Show the PyTorch builds that dlenv knows, and compare them with an index.",
+    "completion": "Print what makes a shell complete dlenv's commands.",
     "doctor": "Examine this machine and an environment: what is wrong, and how to put it right.",
     "evaluate": "Measure a model on its held-out data.",
     "keys": "Make, list and remove the API keys of a service.",
@@ -51,10 +52,35 @@ class _LazyGroup(click.Group):
             formatter.write_dl(sorted(COMMANDS.items()))
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="dlenv", message="%(prog)s %(version)s")
-def cli() -> None:
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+    no_args_is_help=True,
+    epilog="""\b
+Examples:
+  dlenv setup                          an environment for this machine, with the course
+  dlenv doctor                         what is wrong with it, and how to put it right
+  dlenv train lenet --data mnist5k     a model of your own
+  dlenv serve                          a service at http://127.0.0.1:8000""",
+)
+@click.option("--version", is_flag=True, help="Show the version and exit.")
+@click.option("--verbose", is_flag=True, help="With --version: those of Python, PyTorch, Ray, the driver ... as well.")
+@click.pass_context
+def cli(ctx: click.Context, version: bool, verbose: bool) -> None:
     """From a bare machine to deep learning that runs, and from a trained classifier to a service."""
+    if verbose and not version:
+        raise click.UsageError("--verbose belongs to --version; commands have their own, after their name", ctx)
+    if version:
+        click.echo(f"dlenv {__version__}")
+        if verbose:
+            from dlenv.versions import versions
+
+            for name, found in versions():
+                click.echo(f"{name} {found}")
+        ctx.exit()
+    if ctx.invoked_subcommand is None:
+        raise click.UsageError("Missing command.", ctx)
 
 
 def main(args: Sequence[str] | None = None) -> None:

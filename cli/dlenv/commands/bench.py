@@ -24,7 +24,13 @@ _Tool = Literal["auto", "own", "wrk"]
 _Number = TypeVar("_Number", int, float)
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  dlenv bench --local --model mnist-lenet --duration 2
+  dlenv bench http://127.0.0.1:8000 --connections 1,32 --rows 1
+  dlenv bench http://127.0.0.1:8000 --rate 500,1000 --plot bench.png"""
+)
 @click.argument("url", required=False)
 @click.option("--local", is_flag=True, help="Start `dlenv serve --runtime local` for the measurement, and stop it.")
 @click.option("--model", metavar="NAME", help="Model to ask.  [default: the first that is ready]")

@@ -11,17 +11,32 @@ from typing import Literal
 
 import click
 
+from dlenv import completion
 from dlenv.console import print_json, print_table, say
 from dlenv.interruption import unwinding
 
 
-@click.command(short_help="Say what is wrong with this machine or environment, and how to put it right.")
+@click.command(
+    short_help="Say what is wrong with this machine or environment, and how to put it right.",
+    epilog="""\b
+Examples:
+  dlenv doctor                         the active environment, or .venv
+  dlenv doctor --env .venv --fix       put right what is safe, after asking
+  dlenv doctor --only torch --verbose  one group of checks, also where they are fine
+  dlenv doctor --report bug.md         for a bug report, without names and paths""",
+)
 @click.option("--env", type=click.Path(path_type=Path), help="Environment to examine. [default: the active one]")
 @click.option("--python", type=click.Path(path_type=Path), help="Python to examine, instead of an environment.")
 @click.option("--fix", is_flag=True, help="Carry out the fixes that change nothing but the environment.")
 @click.option("--yes", is_flag=True, help="Do not ask before a fix.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--only", metavar="ID", multiple=True, help="Make only this check, or this group of checks; repeatable.")
+@click.option(
+    "--only",
+    metavar="ID",
+    multiple=True,
+    shell_complete=completion.checks,
+    help="Make only this check, or this group of checks; repeatable.",
+)
 @click.option("--list", "list_", is_flag=True, help="List the checks, and make none.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write a report for a bug report to this file.")
 @click.option("--offline", is_flag=True, help="Ask nothing of the network.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dlenv import completion
 from dlenv.console import needs, parse_reference, print_json, print_table, say
 from dlenv.errors import DlenvError, UsageError
 
@@ -16,8 +17,13 @@ if TYPE_CHECKING:
     from dlenv_models.manifest import Manifest
 
 
-@click.command()
-@click.argument("model", metavar="NAME[/VERSION]")
+@click.command(
+    epilog="""\b
+Examples:
+  dlenv evaluate mnist-lenet
+  dlenv evaluate mnist-mlp --data my-digits --output runs     a folder with one folder of images for each class"""
+)
+@click.argument("model", metavar="NAME[/VERSION]", shell_complete=completion.models)
 @click.option(
     "--data",
     metavar="NAME|DIR",

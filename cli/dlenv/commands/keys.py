@@ -21,7 +21,14 @@ _file = click.option(
 )
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  dlenv keys add camera --file keys.toml --rate 20
+  dlenv keys add operator --file keys.toml --scope infer --scope admin
+  dlenv keys list --file keys.toml
+  dlenv keys remove camera --file keys.toml"""
+)
 def command() -> None:
     """Make, list and remove the API keys of a service.
 

@@ -9,7 +9,12 @@ import click
 from dlenv.console import say
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  dlenv lab
+  dlenv lab --no-browser --port 9000 -- --ip=0.0.0.0"""
+)
 @click.option("--env", type=click.Path(path_type=Path), help="Environment.  [default: the active one]")
 @click.option(
     "--notebooks",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from dlenv import completion
 from dlenv.console import needs, parse_reference, print_json, print_table, say
 from dlenv.errors import ModelNotFound
 
@@ -16,7 +17,14 @@ _repository = click.option(
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group(short_help="List, show, check and remove the models in the repository.")
+@click.group(
+    short_help="List, show, check and remove the models in the repository.",
+    epilog="""\b
+Examples:
+  dlenv models list
+  dlenv models show mnist-lenet
+  dlenv models verify                  hashes, and accuracies measured again""",
+)
 def command() -> None:
     """List, show, check and remove models: your own and those that ship with dlenv."""
 
@@ -58,7 +66,7 @@ def list_(repository: Path | None, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("model", metavar="NAME[/VERSION]")
+@click.argument("model", metavar="NAME[/VERSION]", shell_complete=completion.models)
 @_repository
 @_json
 @needs("train")
@@ -94,7 +102,7 @@ def show(model: str, repository: Path | None, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("model", metavar="NAME[/VERSION]")
+@click.argument("model", metavar="NAME[/VERSION]", shell_complete=completion.models)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_repository
 @needs("train")
@@ -113,7 +121,7 @@ def remove(model: str, yes: bool, repository: Path | None) -> None:
 
 
 @command.command()
-@click.argument("models", metavar="[NAME[/VERSION]]...", nargs=-1)
+@click.argument("models", metavar="[NAME[/VERSION]]...", nargs=-1, shell_complete=completion.models)
 @_repository
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Downloaded datasets. [default: $DLENV_DATA_DIR]")
 @click.option("--mirror", metavar="URL", help="Download datasets from here only.")

@@ -11,7 +11,13 @@ from dlenv.console import print_json, print_table, say
 from dlenv.interruption import unwinding
 
 
-@click.command("run")
+@click.command(
+    "run",
+    epilog="""\b
+Examples:
+  dlenv notebooks run preliminaries            a chapter
+  dlenv notebooks run preliminaries/pandas     a notebook""",
+)
 @click.argument("chapters", nargs=-1, metavar="[CHAPTER]...")
 @click.option("--env", type=click.Path(path_type=Path), help="Environment.  [default: the active one]")
 @click.option(

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 
+from dlenv import completion
 from dlenv.console import needs, say
 
 with needs("serve"):
@@ -76,8 +77,14 @@ command = click.Command(
     as a variable (--max-batch as DLENV_MAX_BATCH) or in a YAML file (max_batch); a flag goes before a variable, a
     variable before the file.
     """,
+    epilog="""\b
+Examples:
+  dlenv serve                                  every model, on Ray, at http://127.0.0.1:8000
+  dlenv serve mnist-lenet --runtime local      one model in one process, ready in seconds
+  dlenv serve --host 0.0.0.0 --keys keys.toml  for others too, who need a key
+  dlenv serve --config service.yaml            settings from a file""",
     params=[
-        click.Argument(["names"], nargs=-1, metavar="[NAME[/VERSION]]..."),
+        click.Argument(["names"], nargs=-1, metavar="[NAME[/VERSION]]...", shell_complete=completion.models),
         click.Option(
             ["--config"],
             envvar="DLENV_CONFIG",

@@ -25,7 +25,17 @@ _VERSION = re.compile(r"\d+(\.\d+){1,2}")
 _BUILD = re.compile(r"cpu|mps|xpu|cu\d{2,3}|rocm\d+(\.\d+)*")
 
 
-@click.command(short_help="Build an environment that provably works on this machine.")
+@click.command(
+    short_help="Build an environment that provably works on this machine.",
+    epilog="""\b
+Examples:
+  dlenv setup --dry-run                        what would be done here, and why
+  dlenv setup --course en                      .venv, and the notebooks in d2l-en
+  dlenv setup --course none --with all         to train and serve, without the course
+  dlenv setup --build cu126 --gpu 0            your choice; refused with the reason if it can't run
+  dlenv setup --download usb --course zh       fill a folder; then, without network:
+  dlenv setup --offline usb""",
+)
 @click.option("--env", type=click.Path(path_type=Path), default=Path(".venv"), show_default=True, help="Where.")
 @click.option("--manager", type=click.Choice(["uv", "conda", "colab"]), help="[default: uv; on Colab in place]")
 @click.option("--python", metavar="3.x", help="Version of Python.  [default: what the course is proven with]")

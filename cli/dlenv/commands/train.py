@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from dlenv import completion
 from dlenv.console import needs, print_json, print_table, say
 from dlenv.errors import DlenvError, UsageError
 from dlenv.progress import TrainingProgress
@@ -41,8 +42,15 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
         raise click.BadParameter(problem, ctx, param) from None
 
 
-@click.command()
-@click.argument("architecture", metavar="ARCHITECTURE")
+@click.command(
+    epilog="""\b
+Examples:
+  dlenv train mlp --data spiral
+  dlenv train lenet --data mnist5k --name my-lenet --epochs 20
+  dlenv train mlp --data mnist5k --hidden 256,128 --dropout 0.3 --patience 5
+  dlenv train lenet --data my-pictures/ --image-size 28"""
+)
+@click.argument("architecture", metavar="ARCHITECTURE", shell_complete=completion.architectures)
 @click.option(
     "--data",
     required=True,
