@@ -24,7 +24,7 @@ from dlenv_service import exposure
 __all__ = ["ENVIRONMENT_ONLY", "Settings", "load_settings", "variable"]
 
 # DLENV_* variables that are not settings of the service, so not unknown.
-ENVIRONMENT_ONLY = frozenset({"DLENV_CONFIG", "DLENV_DATA_DIR", "DLENV_KEY"})
+ENVIRONMENT_ONLY = frozenset({"DLENV_CONFIG", "DLENV_DATA_DIR", "DLENV_KEY", "DLENV_MIRRORS"})
 # What Docker publishes the port at is DLENV_ADDRESS in compose files; --address has been the Ray cluster's before.
 VARIABLES = {"address": "DLENV_RAY_ADDRESS", "published_address": "DLENV_ADDRESS"}
 LISTS = frozenset({"models", "cors_origin"})
@@ -140,6 +140,11 @@ class Settings(pydantic.BaseModel):
     log_format: Literal["text", "json"] = pydantic.Field(
         "text", description="Log lines for people, or one JSON object each, with the request's id."
     )
+    otlp_endpoint: str | None = pydantic.Field(
+        None,
+        description="Collector that traces go to by OTLP over HTTP, such as http://127.0.0.1:4318; also "
+        "OTEL_EXPORTER_OTLP_ENDPOINT.",
+    )
 
     @property
     def url(self) -> str:
@@ -163,6 +168,11 @@ class Settings(pydantic.BaseModel):
         if value is not None:
             exposure.host_and_port(value)
         return value
+
+    @pydantic.field_validator("otlp_endpoint")
+    @classmethod
+    def _otlp_endpoint(cls, value: str | None) -> str | None:
+        return None if value is None else exposure.collector(value)
 
     @pydantic.field_validator("cors_origin")
     @classmethod
@@ -246,7 +256,23 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         if value == "":  # compose files pass unset variables on as empty ones
             continue
         found[names[key]] = value.replace(",", " ").split() if names[key] in LISTS else value
+    if (endpoint := _standard_endpoint(environ)) is not None:
+        found.setdefault("otlp_endpoint", endpoint)
     return found
+
+
+def _standard_endpoint(environ: Mapping[str, str]) -> str | None:
+    """The collector that OpenTelemetry's own variables name, unless they say that nothing goes there, or not by HTTP.
+
+    https://opentelemetry.io/docs/specs/otel/protocol/exporter/ and .../configuration/sdk-environment-variables/.
+    """
+    given = {name: value.strip() for name, value in environ.items() if name.startswith("OTEL_")}
+    protocols = (given.get(f"OTEL_EXPORTER_OTLP_{signal}PROTOCOL") for signal in ("TRACES_", ""))
+    if given.get("OTEL_SDK_DISABLED", "").lower() == "true" or given.get("OTEL_TRACES_EXPORTER", "") not in ("", "otlp"):
+        return None
+    if next(filter(None, protocols), "http/protobuf") != "http/protobuf":
+        return None
+    return given.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or given.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None
 
 
 def load_settings(
