@@ -5,6 +5,8 @@
 # make test-docker the image and what Compose makes of it, where a Docker engine runs (tests/docker/conftest.py)
 # make lint        formatting, linter, types
 # make bench       measure dlenv beside other model servers (forty minutes; builds their environments in .bench)
+# make docs        the documentation as a site, in docs/_build
+# make reference   write docs/reference again, from the code
 # make lock        resolve the requirement files again
 # make clean       remove what was built (not the environments)
 
@@ -17,7 +19,7 @@ UV        := $(BOOTSTRAP)/bin/uv
 # Ray reports usage to its makers unless told not to.
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: serve test test-fast test-docker lint bench lock clean
+.PHONY: serve test test-fast test-docker lint bench docs reference lock clean
 
 serve: $(BOOTSTRAP)/.done
 	$(BOOTSTRAP)/bin/dlenv setup --env .venv --course none --with serve --yes
@@ -40,8 +42,14 @@ lint: $(DEV)/.done
 bench: $(DEV)/.done
 	$(BIN)/python tests/bench/compare.py --out tests/bench/RESULTS.md --plot tests/bench/requests.png
 
+docs: $(DEV)/.done
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build
+
+reference: $(DEV)/.done
+	$(BIN)/python docs/generate.py
+
 clean:
-	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache runs
+	rm -rf dist build docs/_build .pytest_cache .mypy_cache .ruff_cache runs
 
 # Versions and hashes come from requirements/*.txt; dlenv itself is installed editable.
 $(BOOTSTRAP)/.done: requirements/bootstrap.txt pyproject.toml
@@ -62,5 +70,6 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.10 --generat
 	--no-emit-find-links --no-annotate --custom-compile-command "make lock"
 lock: $(BOOTSTRAP)/.done
 	$(COMPILE) pyproject.toml requirements/build.in --extra dev -o requirements/dev.txt
-	$(COMPILE) pyproject.toml --extra serve --extra train -c requirements/dev.txt -o requirements/serve.txt
+	$(COMPILE) pyproject.toml --extra serve --extra train --extra otel -c requirements/dev.txt -o requirements/serve.txt
 	$(COMPILE) pyproject.toml requirements/build.in -c requirements/dev.txt -o requirements/bootstrap.txt
+	$(COMPILE) requirements/audit.in -c requirements/dev.txt -o requirements/audit.txt

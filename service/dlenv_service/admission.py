@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
 from dlenv.errors import ModelInvalid, ModelNotFound, Overloaded, RequestError, Unavailable
-from dlenv_service import request_id
+from dlenv_service import request_id, tracing
 from dlenv_service.batcher import Array, Item, Outcome
 from dlenv_service.config import Settings
 from dlenv_service.gate import Gate
@@ -69,6 +69,7 @@ class Admission(ABC, Generic[M_co]):
     def __init__(self, settings: Settings, host: M_co) -> None:
         self.settings = settings
         self.gate = Gate(settings)
+        self.tracing = tracing.start(settings)
         self.host = host
         self.errors: Counter[int] = Counter()  # answers with an error, by status
         self.in_flight = 0  # requests that have arrived and are not answered completely
@@ -81,9 +82,14 @@ class Admission(ABC, Generic[M_co]):
         if scope["type"] != "http":
             await other_protocol(scope, receive, send)
             return
+        if self.tracing is not None:
+            self.tracing.arrived(scope)
         self.in_flight += 1
         try:
             response, extra = await self.answer(scope, receive)
+            # What a front has from the main process, that has traced.
+            if self.tracing is not None and tracing.HEADERS[0] not in dict(response.headers):
+                extra = (*extra, *self.tracing.answered(scope, response.status))
             await response.send(send, extra)
         finally:
             self.in_flight -= 1

@@ -38,6 +38,7 @@ class Service(Admission[Host]):
 
     def __init__(self, settings: Settings, replica: str = "") -> None:
         super().__init__(settings, Host(settings))
+        self.host.tracing = self.tracing
         self.replica = replica  # label of the metrics where there are several replicas; empty where there is one
         self.on_change: Callable[[Document], Awaitable[None]] | None = None
         self.changing = asyncio.Lock()
@@ -81,6 +82,8 @@ class Service(Admission[Host]):
         self.started = False
         await self.host.close()
         self.decoders.shutdown(wait=False, cancel_futures=True)
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
 
     @property
     def ready(self) -> bool:

@@ -15,12 +15,15 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from dlenv.errors import DeadlineExceeded, Overloaded, Unavailable
+
+if TYPE_CHECKING:
+    from dlenv_service.tracing import Ran
 
 __all__ = ["Answer", "Batch", "Batcher", "Item", "Outcome", "Piece", "too_late"]
 
@@ -61,7 +64,9 @@ class Item:
     ``time.perf_counter_ns``.
     """
 
-    __slots__ = ("count", "deadline", "done", "outcome", "parts", "queued", "requests", "rows", "started", "taken")
+    __slots__ = (
+        *("count", "deadline", "done", "outcome", "parts", "queued", "ran", "requests", "rows", "started", "taken"),
+    )
 
     def __init__(self, rows: Array, outcome: Outcome, queued: int, deadline: int, requests: int = 1) -> None:
         self.rows = rows
@@ -74,6 +79,7 @@ class Item:
         self.taken = 0  # rows handed to the device so far
         self.done = 0  # rows answered so far
         self.parts: list[Answer] = []
+        self.ran: tuple[Ran, ...] = ()  # spans of its batches, where there are traces
 
     def deliver(self, part: Answer) -> None:
         """Add the answer to the next rows; the request is answered with its last row."""
@@ -109,6 +115,7 @@ class Batch:
 
     pieces: list[Piece] = field(default_factory=list)
     count: int = 0
+    started: int = 0
 
     def arrays(self) -> list[Array]:
         """The rows of each piece, without copying."""
@@ -177,7 +184,7 @@ class Batcher:
         Items that were cancelled or answered are dropped here, before anything is copied. An item past its
         deadline is left to :meth:`expire`, which runs on the loop's thread and may complete its future.
         """
-        batch = Batch()
+        batch = Batch(started=now)
         with self._lock:
             while self._items and batch.count < self.max_batch:
                 item = self._items[0]

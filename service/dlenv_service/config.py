@@ -14,6 +14,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import pydantic
 import yaml
@@ -172,7 +173,9 @@ class Settings(pydantic.BaseModel):
     @pydantic.field_validator("otlp_endpoint")
     @classmethod
     def _otlp_endpoint(cls, value: str | None) -> str | None:
-        return None if value is None else exposure.collector(value)
+        if value is not None and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
+            raise ValueError("give a URL such as http://127.0.0.1:4318")
+        return value
 
     @pydantic.field_validator("cors_origin")
     @classmethod
@@ -267,12 +270,13 @@ def _standard_endpoint(environ: Mapping[str, str]) -> str | None:
     https://opentelemetry.io/docs/specs/otel/protocol/exporter/ and .../configuration/sdk-environment-variables/.
     """
     given = {name: value.strip() for name, value in environ.items() if name.startswith("OTEL_")}
-    protocols = (given.get(f"OTEL_EXPORTER_OTLP_{signal}PROTOCOL") for signal in ("TRACES_", ""))
-    if given.get("OTEL_SDK_DISABLED", "").lower() == "true" or given.get("OTEL_TRACES_EXPORTER", "") not in ("", "otlp"):
-        return None
-    if next(filter(None, protocols), "http/protobuf") != "http/protobuf":
-        return None
-    return given.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or given.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None
+
+    def exporter(name: str) -> str:
+        return given.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}") or given.get(f"OTEL_EXPORTER_OTLP_{name}") or ""
+
+    disabled = given.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    wanted = not disabled and given.get("OTEL_TRACES_EXPORTER") in (None, "", "otlp")
+    return exporter("ENDPOINT") or None if wanted and exporter("PROTOCOL") in ("", "http/protobuf") else None
 
 
 def load_settings(

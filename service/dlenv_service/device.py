@@ -20,6 +20,7 @@ import numpy as np
 
 from dlenv.errors import ModelFailed
 from dlenv_service.batcher import Answer, Array, Batch, Batcher, too_late
+from dlenv_service.halving import Halving
 from dlenv_service.statistics import Statistics
 
 __all__ = ["Device", "Lane", "Runner", "Timing"]
@@ -59,6 +60,8 @@ class Lane:
         self.statistics = statistics
         self.batch: Batch | None = None  # what is on the device right now
         self.failures = 0  # batches that failed since one that did not
+        self.halving = Halving()
+        self.on_batch: Callable[[Batch, Timing | None], None] | None = None  # called on the loop's thread; None: failed
 
     @property
     def running(self) -> int:
@@ -174,7 +177,7 @@ class Device:
             return
         lane.batch, self._busy_since = batch, now
         try:
-            answer, timing = lane.runner.run(batch.arrays(), batch.count)
+            answer, timing = lane.halving.run(lane.runner, batch.arrays(), batch.count)
         except Exception as error:  # noqa: BLE001 - the thread must outlive whatever a model raises
             self._post(self._failed, lane, batch, error)
         else:
@@ -191,6 +194,8 @@ class Device:
     def _answered(lane: Lane, batch: Batch, answer: Answer, timing: Timing) -> None:
         lane.failures = 0
         lane.statistics.batch(batch.count, timing.input, timing.infer, timing.output)
+        if lane.on_batch is not None:
+            lane.on_batch(batch, timing)
         position = 0
         for item, start, stop in batch.pieces:
             last = stop == item.count
@@ -203,6 +208,8 @@ class Device:
     def _failed(lane: Lane, batch: Batch, error: Exception) -> None:
         lane.failures += 1
         lane.statistics.failed_batches += 1
+        if lane.on_batch is not None:
+            lane.on_batch(batch, None)
         log.error("a batch of %d rows failed", batch.count, exc_info=error)
         for item, _, _ in batch.pieces:
             item.fail(ModelFailed("the model failed on the batch that this request was in; the service's log says why"))

@@ -29,6 +29,7 @@ from dlenv_service.loading import signature_of, warm_engine
 from dlenv_service.lookup import find
 from dlenv_service.served import Served
 from dlenv_service.statistics import Statistics
+from dlenv_service.tracing import Tracing
 
 __all__ = ["Document", "Host"]
 
@@ -64,6 +65,7 @@ class Host:
         self._improver = Improver(settings)
         self._changing = asyncio.Lock()
         self.on_models: Callable[[], Awaitable[None]] | None = None  # who else has to know, before old ones retire
+        self.tracing: Tracing | None = None
 
     async def start(self, document: Document | None = None) -> None:
         """Load the models of the document, or those that the settings name, and start to serve them.
@@ -213,6 +215,8 @@ class Host:
         statistics = Statistics()
         batcher = Batcher(engine.best_batch, self.settings.max_queue_rows, self.settings.max_delay_us)
         lane = Lane(batcher, engine, statistics)
+        if self.tracing is not None:
+            lane.on_batch = partial(self.tracing.batch, name, version)
         if self.device.type == "cpu":
             await self._improver.prepare(lane, model.manifest, signature, self._worker)
         seconds = time.perf_counter() - began

@@ -47,7 +47,7 @@ async def infer(
             body = await _body(service, scope, receive)
             served = service.host.find(model, version)  # it may have been replaced while the body came in
             request = decode(body, header(scope, BINARY_LENGTH), served.signature)
-            answer = await _ask(served, request.rows, request.timeout_us)
+            answer = await _ask(service, scope, served, request.rows, request.timeout_us)
     except Exception as error:
         status = error.status if isinstance(error, DlenvError) else 500
         served.statistics.answered(status, time.perf_counter_ns() - began)
@@ -76,7 +76,8 @@ async def predict(service: Service, scope: Scope, receive: Receive, model: str, 
                 signature, served = served.signature, service.host.find(model, version)
                 if served.signature != signature:  # replaced while the image was decoded, by one of another size
                     raise Unavailable(f"model {model!r} was just replaced; send the request again")
-            answer = await _ask(served, _inverted(rows, served.signature) if invert else rows, None)
+            rows = _inverted(rows, served.signature) if invert else rows
+            answer = await _ask(service, scope, served, rows, None)
     except Exception as error:
         status = error.status if isinstance(error, DlenvError) else 500
         served.statistics.answered(status, time.perf_counter_ns() - began)
@@ -109,9 +110,11 @@ async def _body(service: Admission[Models], scope: Scope, receive: Receive) -> b
     return await read_body(scope, receive, settings.max_body_bytes, settings.body_timeout_ms)
 
 
-async def _ask(served: Model, rows: Array, timeout_us: int | None) -> Answer:
+async def _ask(service: Admission[Models], scope: Scope, served: Model, rows: Array, timeout_us: int | None) -> Answer:
     future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
     item = served.submit(rows, timeout_us, future)
+    if service.tracing is not None:
+        service.tracing.asked(scope, served, item)
     try:
         answer = await future
     finally:

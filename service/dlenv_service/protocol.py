@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from dlenv.errors import DlenvError, RequestError
-from dlenv_service import request_id, routes
+from dlenv_service import request_id, routes, tracing
 from dlenv_service.batcher import Answer, Item
 from dlenv_service.codec import InferRequest, decode, encode
 from dlenv_service.http import Response, Scope, content_type, header
@@ -37,7 +37,7 @@ HEAD_BYTES = 4096
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that went away; seen in statistics only
 # Headers that say how the connection or the body is to be handled, which is uvicorn's business, and one that differs
 # from request to request, so that its head is not worth keeping.
-UNUSUAL = frozenset((b"connection", b"expect", b"transfer-encoding", b"upgrade", request_id.HEADER))
+UNUSUAL = frozenset((b"connection", b"expect", b"transfer-encoding", b"upgrade", request_id.HEADER, *tracing.HEADERS))
 
 
 class Head(NamedTuple):
@@ -264,5 +264,13 @@ class Exchange:
             statistics.answered(status, time.perf_counter_ns() - self._began)
         service.body_bytes -= self._room
         service.in_flight -= 1
+        request = self._request_id or request_id.make()
+        if service.tracing is not None:
+            work = (
+                tracing.Work(self._served, self._item) if self._served is not None and self._item is not None else None
+            )
+            traced = service.tracing.request("POST", self._head.path, status, self._began, work, request)
+            if response is not None:
+                response.headers.extend(traced)
         if response is not None and protocol is not None:
-            protocol.answered(response, self._request_id or request_id.make(), close=self.close or service.draining)
+            protocol.answered(response, request, close=self.close or service.draining)

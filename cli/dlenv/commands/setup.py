@@ -64,7 +64,11 @@ Examples:
     help="Folder for the course's notebooks.  [default: the last one, else d2l-zh or d2l-en]",
 )
 @click.option(
-    "--with", "extras", type=click.Choice(["serve", "train", "all"]), multiple=True, help="Add this part of dlenv."
+    "--with",
+    "extras",
+    type=click.Choice(["serve", "train", "otel", "all"]),
+    multiple=True,
+    help="Add this part of dlenv.",
 )
 @click.option(
     "--mirror", metavar="NAME", default="auto", show_default=True, help="auto, none, or a mirror of the catalog."

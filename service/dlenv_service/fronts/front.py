@@ -151,6 +151,8 @@ class Process:
         host.close()
         ticking.cancel()
         front.tell()
+        if front.tracing is not None:
+            await asyncio.to_thread(front.tracing.close)
         await relay.close()
         self._channel.close()
         await asyncio.sleep(0)
