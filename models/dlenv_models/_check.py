@@ -11,18 +11,18 @@ from difflib import get_close_matches
 from reprlib import repr as show
 from typing import Any
 
-__all__ = ["choice", "did_you_mean", "integer", "mapping", "number", "sequence", "show", "text"]
+__all__ = ["boolean", "choice", "did_you_mean", "integer", "mapping", "number", "sequence", "show", "text"]
 
 
-def mapping(value: object, where: str, keys: Collection[str]) -> Mapping[str, Any]:
-    """``value`` as a mapping that has exactly ``keys``."""
+def mapping(value: object, where: str, keys: Collection[str], optional: Collection[str] = ()) -> Mapping[str, Any]:
+    """``value`` as a mapping that has exactly ``keys``, of which those that are ``optional`` may be missing."""
     if not isinstance(value, Mapping):
         raise ValueError(f"{where}: {show(value)} is not an object")
     for key in value:
         if key not in keys:
             raise ValueError(f"{where}: unknown key {show(key)}; known are {', '.join(sorted(keys))}")
     for key in keys:
-        if key not in value:
+        if key not in value and key not in optional:
             raise ValueError(f"{where}: the key {key!r} is missing")
     return value
 
@@ -33,6 +33,13 @@ def text(value: object, where: str, longest: int = 200) -> str:
         raise ValueError(f"{where}: {show(value)} is not text")
     if not 1 <= len(value) <= longest or not value.isprintable():
         raise ValueError(f"{where}: {show(value)} is not printable text of 1 to {longest} characters")
+    return value
+
+
+def boolean(value: object, where: str) -> bool:
+    """``value`` as true or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{where}: {show(value)} is neither true nor false")
     return value
 
 

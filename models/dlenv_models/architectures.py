@@ -6,13 +6,11 @@ not wait for PyTorch to be imported. :mod:`dlenv_models.zoo` builds the modules.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
-from dlenv_models import _check
+from dlenv_models import _check, sizes
 
 ACTIVATIONS = ("relu", "sigmoid", "tanh")
 INITS = ("default", "xavier", "kaiming")
@@ -35,20 +33,56 @@ class Spec:
     smallest: int = 1  # pixels in height and width
     deep: bool = False  # operators large enough to be worth several CPU threads
     smallest_batch: int = 1  # rows to train on at once
+    pretrained: bool = False  # can learn from rows without labels first
+    limits: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)  # of lists: shortest, longest, largest
+    later: tuple[str, ...] = ()  # options that manifests may lack, since models were published before there were these
 
+
+_HIDDEN = {"hidden": (1, 32, 8192)}
 
 ARCHITECTURES: Mapping[str, Spec] = {
     "linear": Spec("softmax regression: one linear layer", {"init": "default"}),
     "mlp": Spec(
         "multilayer perceptron",
-        {"hidden": [256], "activation": "relu", "dropout": 0.0, "init": "default"},
+        {"hidden": [256], "activation": "relu", "dropout": 0.0, "init": "default", "batch_norm": False},
+        limits=_HIDDEN,
+        later=("batch_norm",),
     ),
     "lenet": Spec(
         "LeNet-5: two convolutions, three fully connected layers",
         # The book has 6 and 16 channels; twice and more as many cost little and halve the errors.
-        {"channels": [16, 32], "activation": "relu", "dropout": 0.0, "init": "default"},
+        {"channels": [16, 32], "activation": "relu", "dropout": 0.0, "init": "default", "batch_norm": False},
         images_only=True,
         smallest=12,  # 12 -> pool 6 -> convolution 2 -> pool 1
+        limits={"channels": (2, 2, 256)},
+        later=("batch_norm",),
+    ),
+    "alexnet": Spec(
+        "AlexNet with a stem for small images",
+        # A quarter of the paper's channels, an eighth of its fully connected units.
+        {"channels": [24, 64, 96, 64, 64], "hidden": [512, 512], "dropout": 0.5, "init": "default"},
+        images_only=True,
+        smallest=15,  # 15 -> pool 7 -> pool 3 -> pool 1
+        deep=True,
+        limits={"channels": (5, 5, 512), "hidden": (2, 2, 4096)},
+    ),
+    "vgg": Spec(
+        "VGG-11 with batch normalisation, for small images",
+        # A quarter of the paper's channels, as the book takes for Fashion-MNIST (d2l 8.2.3).
+        {"channels": [16, 32, 64, 128, 128], "hidden": [256, 256], "dropout": 0.5, "init": "default"},
+        images_only=True,
+        smallest=8,
+        deep=True,
+        smallest_batch=2,  # batch normalisation has no variance of one row
+        limits={"channels": (5, 5, 512), "hidden": (2, 2, 4096)},
+    ),
+    "nin": Spec(
+        "network in network: no fully connected layer",
+        {"channels": [32, 64, 96], "dropout": 0.5, "init": "kaiming"},
+        images_only=True,
+        smallest=7,  # 7 -> pool 3 -> pool 1
+        deep=True,
+        limits={"channels": (3, 3, 512)},
     ),
     "resnet18": Spec(
         "ResNet-18 with a stem for small images",
@@ -56,9 +90,44 @@ ARCHITECTURES: Mapping[str, Spec] = {
         images_only=True,
         smallest=8,
         deep=True,
-        smallest_batch=2,  # batch normalisation has no variance of one row
+        smallest_batch=2,
+    ),
+    "lstm": Spec(
+        "long short-term memory that reads an image row by row",
+        {"hidden": [128], "dropout": 0.0},
+        images_only=True,
+        limits={"hidden": (1, 1, 1024)},
+    ),
+    "autoencoder": Spec(
+        "autoencoder, and a linear classifier on its code",
+        {"hidden": [256], "code": 32, "activation": "relu", "init": "default"},
+        limits=_HIDDEN,
+        images_only=True,
+        pretrained=True,
+    ),
+    "rbm": Spec(
+        "restricted Boltzmann machine, and a linear classifier on its hidden units",
+        {"hidden": [256]},
+        limits={"hidden": (1, 1, 8192)},
+        images_only=True,
+        pretrained=True,
+    ),
+    "dbn": Spec(
+        "deep belief network: restricted Boltzmann machines one upon the other, and a supervised layer",
+        {"hidden": [256, 256]},
+        limits={"hidden": (1, 8, 8192)},
+        images_only=True,
+        pretrained=True,
+    ),
+    "ensemble": Spec(
+        "soft voting: the mean of several networks' probabilities",
+        {"members": [{"name": "mlp", "arguments": {}}, {"name": "mlp", "arguments": {}}]},
     ),
 }
+
+# Members see one and the same input, so those that want it otherwise are none; nor is there a vote of votes.
+MEMBERS = tuple(name for name, spec in ARCHITECTURES.items() if not spec.pretrained and name != "ensemble")
+MAX_MEMBERS = 16
 
 
 def complete(name: str, arguments: Mapping[str, Any], where: str = "") -> dict[str, Any]:
@@ -77,33 +146,28 @@ def complete(name: str, arguments: Mapping[str, Any], where: str = "") -> dict[s
     for key in ("input_shape", "classes"):
         if key not in arguments:
             raise ValueError(f"{where}{key} is missing")
-    checked = {key: _CHECKS[key](value, f"{where}{key}") for key, value in {**spec.options, **dict(arguments)}.items()}
+    checked: dict[str, Any] = {}
+    for key, value in {**spec.options, **dict(arguments)}.items():
+        if key in spec.limits:
+            checked[key] = _sizes(value, f"{where}{key}", *spec.limits[key])
+        elif key != "members":
+            checked[key] = _CHECKS[key](value, f"{where}{key}")
     _check_shape(name, spec, checked["input_shape"], f"{where}input_shape")
-    if (count := parameters(name, checked)) > MAX_PARAMETERS:
-        raise ValueError(f"{where.rstrip('.') or name}: {count:,} parameters; at most {MAX_PARAMETERS:,} are allowed")
-    if (count := largest_activation(name, checked)) > MAX_ACTIVATION:
-        levers = " or fewer channels" if "channels" in checked else ""
-        raise ValueError(
-            f"{where}input_shape: {checked['input_shape']} gives {name} a tensor of {count:,} numbers for one row, "
-            f"but at most {MAX_ACTIVATION:,} are allowed; take a smaller input{levers}"
-        )
+    if "members" in spec.options:
+        common = {key: checked[key] for key in ("input_shape", "classes")}
+        checked["members"] = _members(arguments.get("members", spec.options["members"]), common, f"{where}members")
+    _check_size(name, checked, where)
     return checked
+
+
+def smallest_batch(name: str, arguments: Mapping[str, Any]) -> int:
+    """How many rows must be trained on at once: two where batch normalisation compares them."""
+    return max(ARCHITECTURES[name].smallest_batch, 2 if arguments.get("batch_norm") else 1)
 
 
 def parameters(name: str, arguments: Mapping[str, Any]) -> int:
     """How many parameters the architecture has with these (complete) arguments."""
-    shape, classes = arguments["input_shape"], arguments["classes"]
-    if name == "linear":
-        return _dense([math.prod(shape), classes])
-    if name == "mlp":
-        return _dense([math.prod(shape), *arguments["hidden"], classes])
-    if name == "lenet":
-        first, second = arguments["channels"]
-        convolutions: int = first * (shape[0] * 25 + 1) + second * (first * 25 + 1)
-        return convolutions + _dense([lenet_features(shape, second), 120, 84, classes])
-    # He et al. 2015, table 1, with the 3x3 stem: counted from torchvision's module; the two variable ends are added.
-    fixed = 11_167_104
-    return fixed + 64 * 9 * int(shape[0]) + 513 * int(classes)
+    return sizes.tally(name, arguments).parameters
 
 
 def largest_activation(name: str, arguments: Mapping[str, Any]) -> int:
@@ -112,28 +176,32 @@ def largest_activation(name: str, arguments: Mapping[str, Any]) -> int:
     The row itself counts, as does what each layer gives; computed from the sizes alone, without building a module.
     A batch takes this times its rows, in float32, for that tensor; PyTorch keeps a few such tensors at a time.
     """
-    shape, classes = arguments["input_shape"], arguments["classes"]
-    sizes = [math.prod(shape), classes]
-    if name == "mlp":
-        sizes += arguments["hidden"]
-    elif name == "lenet":
-        first, second = arguments["channels"]
-        # A pooling gives less than the convolution before it, and the dense layers less than the smallest image.
-        sizes += [first * math.prod(shape[1:]), second * math.prod(size // 2 - 4 for size in shape[1:])]
-    elif name == "resnet18":
-        # The stem keeps height and width; each later stage has twice the channels on a quarter of the pixels.
-        sizes += [64 * math.prod(shape[1:])]
-    return int(max(sizes))
+    return sizes.tally(name, arguments).largest
 
 
-def lenet_features(input_shape: Sequence[int], channels: int) -> int:
-    """How many values leave LeNet's second pooling: 5x5 convolutions (the first padded), halved after each."""
-    height, width = ((size // 2 - 4) // 2 for size in input_shape[1:])
-    return channels * height * width
+def _check_size(name: str, arguments: Mapping[str, Any], where: str) -> None:
+    if (count := parameters(name, arguments)) > MAX_PARAMETERS:
+        raise ValueError(f"{where.rstrip('.') or name}: {count:,} parameters; at most {MAX_PARAMETERS:,} are allowed")
+    if (count := largest_activation(name, arguments)) > MAX_ACTIVATION:
+        levers = " or fewer channels" if "channels" in arguments else ""
+        raise ValueError(
+            f"{where}input_shape: {arguments['input_shape']} gives {name} a tensor of {count:,} numbers for one row, "
+            f"but at most {MAX_ACTIVATION:,} are allowed; take a smaller input{levers}"
+        )
 
 
-def _dense(sizes: Sequence[int]) -> int:
-    return sum((before + 1) * after for before, after in pairwise(sizes))
+def _members(value: object, common: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """The networks of an ensemble, each with all of its own arguments; what they have in common is not repeated."""
+    members = []
+    for i, each in enumerate(_check.sequence(value, where, 2, MAX_MEMBERS)):
+        member = _check.mapping(each, f"{where}[{i}]", ("name", "arguments"))
+        name = _check.choice(member["name"], f"{where}[{i}].name", MEMBERS)
+        given = member["arguments"]
+        if not isinstance(given, Mapping) or not common.keys().isdisjoint(given):
+            raise ValueError(f"{where}[{i}].arguments: not an object without {' and '.join(common)}")
+        arguments = complete(name, {**given, **common}, f"{where}[{i}].arguments.")
+        members.append({"name": name, "arguments": {k: v for k, v in arguments.items() if k not in common}})
+    return members
 
 
 def _check_shape(name: str, spec: Spec, shape: Sequence[int], where: str) -> None:
@@ -166,9 +234,9 @@ def _sizes(value: object, where: str, shortest: int, longest: int, most: int) ->
 _CHECKS: Mapping[str, Callable[[object, str], Any]] = {
     "input_shape": _input_shape,
     "classes": lambda value, where: _check.integer(value, where, 2, MAX_CLASSES),
-    "hidden": lambda value, where: _sizes(value, where, 1, 8, 8192),
-    "channels": lambda value, where: _sizes(value, where, 2, 2, 256),
+    "code": lambda value, where: _check.integer(value, where, 1, 8192),
     "activation": lambda value, where: _check.choice(value, where, ACTIVATIONS),
     "dropout": lambda value, where: _check.number(value, where, 0, 0.95),
     "init": lambda value, where: _check.choice(value, where, INITS),
+    "batch_norm": lambda value, where: _check.boolean(value, where),
 }

@@ -177,8 +177,9 @@ def _manifest(value: object) -> Manifest:
 def _architecture(value: object) -> Architecture:
     given = _check.mapping(value, "architecture", ("name", "arguments"))
     name = _check.choice(given["name"], "architecture.name", architectures.ARCHITECTURES)
-    keys = ("input_shape", "classes", *architectures.ARCHITECTURES[name].options)
-    arguments = _check.mapping(given["arguments"], "architecture.arguments", keys)
+    spec = architectures.ARCHITECTURES[name]
+    keys = ("input_shape", "classes", *spec.options)
+    arguments = _check.mapping(given["arguments"], "architecture.arguments", keys, spec.later)
     return Architecture(name, architectures.complete(name, arguments, "architecture.arguments."))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -30,9 +31,13 @@ def write_history(history: Sequence[Epoch], metrics: Metrics, folder: Path) -> l
     """``history.csv`` (one line for each epoch) and ``metrics.json``; returns the paths."""
     table, numbers = folder / "history.csv", folder / "metrics.json"
     with table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Epoch)])
-        writer.writeheader()
-        writer.writerows(asdict(epoch) for epoch in history)
+        plain = [field.name for field in fields(Epoch) if field.name != "gradient_norms"]
+        layers = _layers(history)
+        writer = csv.writer(file)
+        writer.writerow([*plain, *(f"gradient_norm {layer}" for layer in layers)])
+        for epoch in history:
+            norms = [epoch.gradient_norms.get(layer, "") for layer in layers]
+            writer.writerow([*(getattr(epoch, name) for name in plain), *norms])
     numbers.write_text(json.dumps(asdict(metrics), indent=1) + "\n", encoding="utf-8")
     return [table, numbers]
 
@@ -50,6 +55,25 @@ def learning_curves(history: Sequence[Epoch], path: Path) -> Path:
         axes.set(xlabel="epoch", ylabel=label)
         axes.grid(alpha=0.3)
         axes.legend()
+    return _save(figure, path)
+
+
+@_fonts
+def gradient_norms(history: Sequence[Epoch], path: Path) -> Path:
+    """How long the gradient of each layer's weights is over the epochs, as PNG at ``path``.
+
+    Where it is orders of magnitude shorter near the input, gradients vanish on their way down (d2l 5.4).
+    """
+    figure = _figure(8, 4)
+    axes = figure.subplots()
+    layers = _layers(history)
+    for number, layer in enumerate(layers):
+        color = f"C{number}" if len(layers) <= 10 else str(0.85 * number / len(layers))  # else the input's is black
+        norms = [epoch.gradient_norms.get(layer, math.nan) for epoch in history]
+        axes.plot([epoch.epoch for epoch in history], norms, label=layer, color=color)
+    axes.set(xlabel="epoch", ylabel="norm of the gradient", title="gradients of the weights", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, ncols=1 + len(layers) // 16, loc="center left", bbox_to_anchor=(1, 0.5))
     return _save(figure, path)
 
 
@@ -93,6 +117,11 @@ def decision_boundary(module: nn.Module, preprocessing: Preprocessing, dataset: 
     axes.legend(loc="upper right")
     axes.set(title="decision boundary and held-out points", aspect="equal")
     return _save(figure, path)
+
+
+def _layers(history: Sequence[Epoch]) -> list[str]:
+    """The layers whose gradients were measured, in order; an ensemble's members may have different ones."""
+    return list(dict.fromkeys(layer for epoch in history for layer in epoch.gradient_norms))
 
 
 def _figure(width: float, height: float) -> Figure:

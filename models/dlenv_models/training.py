@@ -24,7 +24,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -32,34 +32,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from dlenv.errors import DataError, UsageError
-from dlenv_models import zoo
-from dlenv_models._check import did_you_mean
-from dlenv_models.architectures import ARCHITECTURES, complete
+from dlenv_models import gradients, schedules, zoo
+from dlenv_models.architectures import ARCHITECTURES, complete, smallest_batch
 from dlenv_models.augment import affine
 from dlenv_models.data import Dataset
 from dlenv_models.evaluation import measure, preprocess
-from dlenv_models.manifest import Architecture
+from dlenv_models.manifest import Architecture, Preprocessing
+from dlenv_models.options import Options, check, default_arguments, recipe
+from dlenv_models.pretraining import Pretrained, pretrain
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("constant", "cosine")
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to train. The defaults are for rows of numbers; :func:`recipe` has those for images."""
-
-    epochs: int = 100
-    batch_size: int = 64  # a last batch of a single row joins the one before
-    optimizer: str = "adam"
-    lr: float = 0.01
-    momentum: float = 0.9  # sgd only
-    weight_decay: float = 0.0
-    schedule: str = "cosine"  # of the learning rate, down to 0 over all epochs (Loshchilov and Hutter, 2016)
-    clip: float = 0.0  # largest norm of the gradient; 0: not clipped (d2l 9.5)
-    patience: int = 0  # epochs without a better validation loss before stopping early; 0: never (d2l 5.5)
-    augment: bool = False  # random affine changes of each image
-    seed: int = 0
-    device: str = "cpu"
+__all__ = ["Epoch", "Options", "Step", "Trained", "check", "default_arguments", "recipe", "train"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +54,7 @@ class Epoch:
     validation_loss: float
     validation_accuracy: float
     rate: float
+    gradient_norms: Mapping[str, float] = field(default_factory=dict)  # of each layer's weights, in the last step
 
 
 @dataclass(frozen=True)
@@ -87,55 +70,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Trained:
-    """The module on the CPU in eval mode, what it is, how training went, and how many seconds it took."""
+    """The module on the CPU in eval mode, what it is and takes, how it was trained, and how many seconds that took."""
 
     module: nn.Module
     architecture: Architecture
+    preprocessing: Preprocessing
     history: tuple[Epoch, ...]
     seconds: float
-
-
-def recipe(name: str, dataset: Dataset) -> Options:
-    """Options that give good results without tuning, for this architecture and kind of data."""
-    if dataset.is_images:
-        # A linear model has one template for each class; augmentation only blurs it.
-        return Options(epochs=50, lr=0.003, augment=name != "linear")
-    return Options()
-
-
-def default_arguments(name: str, dataset: Dataset) -> dict[str, Any]:
-    """Arguments of the architecture where this kind of data wants others than the usual ones."""
-    return {"hidden": [100]} if name == "mlp" and not dataset.is_images else {}
-
-
-def check(options: Options, dataset: Dataset) -> None:
-    """Raise ``UsageError`` naming the option that can't be used."""
-    for name, value, choices in (
-        ("optimizer", options.optimizer, OPTIMIZERS),
-        ("schedule", options.schedule, SCHEDULES),
-    ):
-        if value not in choices:
-            raise UsageError(f"{name}: {value!r} is not one of {', '.join(choices)}{did_you_mean(value, choices)}")
-    for name, number, low, high in (
-        ("epochs", options.epochs, 1, 100_000),
-        ("batch_size", options.batch_size, 1, 65_536),
-        ("lr", options.lr, 1e-9, 1e3),
-        ("momentum", options.momentum, 0, 0.9999),
-        ("weight_decay", options.weight_decay, 0, 1e3),
-        ("clip", options.clip, 0, 1e9),
-        ("patience", options.patience, 0, 100_000),
-        ("seed", options.seed, 0, 2**32 - 1),
-    ):
-        if not low <= number <= high:  # false for NaN too
-            raise UsageError(f"{name}: {number} is not between {low:g} and {high:g}")
-    if options.augment and not dataset.is_images:
-        raise UsageError(f"augment: {dataset.name} holds no images that could be turned or shifted; leave it out")
-    if options.device.partition(":")[0] not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"device: {options.device!r} is not one of cpu, cuda, cuda:N, mps")
-    try:
-        torch.empty(1, device=options.device)
-    except (RuntimeError, AssertionError):
-        raise UsageError(f"device: {options.device!r} is not there; use cpu") from None
+    options: Mapping[str, Any]  # but for the seed
 
 
 def train(
@@ -154,7 +96,6 @@ def train(
     Raises ``UsageError`` for an option or argument that can't be used, ``DataError`` where the loss stops being a
     number.
     """
-    check(options, dataset)
     shape = {"input_shape": list(dataset.row_shape), "classes": len(dataset.classes)}
     try:
         architecture = Architecture(
@@ -162,7 +103,8 @@ def train(
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if options.batch_size < (least := ARCHITECTURES[name].smallest_batch):
+    check(name, options, dataset)
+    if options.batch_size < (least := smallest_batch(name, architecture.arguments)):
         raise UsageError(
             f"batch_size: {options.batch_size} is too small for {name}, whose batch normalisation compares the rows "
             f"of a batch; take {least} or more"
@@ -174,21 +116,29 @@ def train(
         torch.manual_seed(options.seed)  # for the initial weights and for dropout
         module = zoo.build(name, **architecture.arguments).to(options.device)
         begin = time.perf_counter()
-        history = _fit(module, dataset, options, on_step, on_epoch)
-    return Trained(module.cpu().eval(), architecture, tuple(history), time.perf_counter() - begin)
+        preprocessing = dataset.pixels_to_one if ARCHITECTURES[name].pretrained else dataset.preprocessing
+        history = _fit(module, dataset, preprocessing, options, on_step, on_epoch)
+    seconds = time.perf_counter() - begin
+    story = {key: value for key, value in asdict(options).items() if key != "seed"}
+    return Trained(module.cpu().eval(), architecture, preprocessing, tuple(history), seconds, story)
 
 
 def _fit(
     module: nn.Module,
     dataset: Dataset,
+    preprocessing: Preprocessing,
     options: Options,
     on_step: Callable[[Step], None],
     on_epoch: Callable[[Epoch], None],
 ) -> list[Epoch]:
     device = torch.device(options.device)
     random = torch.Generator().manual_seed(options.seed)  # order of the examples, and augmentation
-    prepare = preprocess(dataset.preprocessing, dataset.row_shape, device)
+    prepare = preprocess(preprocessing, dataset.row_shape, device)
     inputs, labels = dataset.train.inputs.to(device), dataset.train.labels.to(device)
+    if isinstance(module, Pretrained):
+        if options.pretrain:
+            pretrain(module, prepare(inputs), options.pretrain, random)
+        module.learned_without_labels().requires_grad_(not options.freeze)
     optimizer = _optimizer(module, options)
     history: list[Epoch] = []
     best, best_loss, best_epoch = copy.deepcopy(module.state_dict()), math.inf, 0
@@ -200,17 +150,18 @@ def _fit(
         module.train()
         total_loss, right, seen = 0.0, 0, 0
         for number, rows in enumerate(batches):
-            if options.schedule == "cosine":
-                progress = (epoch - 1 + number / len(batches)) / options.epochs
-                for group in optimizer.param_groups:
-                    group["lr"] = options.lr * (1 + math.cos(math.pi * progress)) / 2
+            done = epoch - 1 + number / len(batches)
+            for group in optimizer.param_groups:
+                group["lr"] = options.lr * schedules.factor(options.schedule, done, options.epochs, options.warmup)
             raw = inputs[rows].float()
-            logits = module(prepare(affine(raw, random) if options.augment else raw))
-            loss = F.cross_entropy(logits, labels[rows])
+            batch = prepare(affine(raw, random) if options.augment else raw)
+            # Autocast picks the operators that bear fewer digits: docs.pytorch.org/docs/stable/amp.html
+            with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+                logits = module(batch)
+            loss = F.cross_entropy(logits.float(), labels[rows], label_smoothing=options.label_smoothing)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
-            if options.clip:
-                nn.utils.clip_grad_norm_(module.parameters(), options.clip)
+            gradients.limit(module, options.clip, options.clip_value, options.normalize_gradients)
             optimizer.step()
 
             total_loss += loss.item() * len(rows)
@@ -228,8 +179,10 @@ def _fit(
                 )
             )
         rate = seen / (time.perf_counter() - begin)
-        held = measure(module, dataset.preprocessing, dataset.validation, len(dataset.classes), device)
-        history.append(Epoch(epoch, total_loss / seen, right / seen, held.test_loss, held.test_accuracy, rate))
+        norms = gradients.norms(module)
+        held = measure(module, preprocessing, dataset.validation, len(dataset.classes), device)
+        means = (total_loss / seen, right / seen, held.test_loss, held.test_accuracy)
+        history.append(Epoch(epoch, *means, rate, norms))
         on_epoch(history[-1])
 
         if options.patience:
@@ -254,9 +207,8 @@ def _batches(order: torch.Tensor, size: int) -> list[torch.Tensor]:
 
 
 def _optimizer(module: nn.Module, options: Options) -> torch.optim.Optimizer:
+    weights = [each for each in module.parameters() if each.requires_grad]
     if options.optimizer == "sgd":
-        return torch.optim.SGD(
-            module.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay
-        )
+        return torch.optim.SGD(weights, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
     kind = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
-    return kind(module.parameters(), lr=options.lr, weight_decay=options.weight_decay)
+    return kind(weights, lr=options.lr, weight_decay=options.weight_decay)

@@ -7,19 +7,22 @@ Every module takes preprocessed float32 input (N, C, H, W) or (N, F) and returns
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from math import prod
 from typing import Any
 
+import torch
 from torch import nn
 
 from dlenv.errors import UsageError
-from dlenv_models import architectures
+from dlenv_models import architectures, convnets
 from dlenv_models.architectures import ARCHITECTURES
+from dlenv_models.pretraining import Autoencoder, DeepBelief
 
-__all__ = ["ARCHITECTURES", "build"]
+__all__ = ["ARCHITECTURES", "Ensemble", "build"]
 
 _ACTIVATIONS: Mapping[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 
@@ -33,7 +36,7 @@ def build(name: str, **arguments: Any) -> nn.Module:
         complete = architectures.complete(name, arguments)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    init = complete.pop("init")
+    init = complete.pop("init", "default")
     module: nn.Module = _BUILDERS[name](**complete)
     _initialise(module, init)
     return module
@@ -44,55 +47,107 @@ def _linear(input_shape: list[int], classes: int) -> nn.Module:
     return nn.Sequential(OrderedDict(flatten=nn.Flatten(), output=nn.Linear(prod(input_shape), classes)))
 
 
-def _mlp(input_shape: list[int], classes: int, hidden: list[int], activation: str, dropout: float) -> nn.Module:
+def _mlp(
+    input_shape: list[int], classes: int, hidden: list[int], activation: str, dropout: float, batch_norm: bool
+) -> nn.Module:
     """Multilayer perceptron with dropout after each hidden layer: d2l 5.2 and 5.6."""
     layers = OrderedDict[str, nn.Module](flatten=nn.Flatten())
-    _add_dense(layers, [prod(input_shape), *hidden], activation, dropout)
+    _add_dense(layers, [prod(input_shape), *hidden], activation, dropout, batch_norm)
     layers["output"] = nn.Linear(hidden[-1], classes)
     return nn.Sequential(layers)
 
 
-def _lenet(input_shape: list[int], classes: int, channels: list[int], activation: str, dropout: float) -> nn.Module:
+def _lenet(
+    input_shape: list[int], classes: int, channels: list[int], activation: str, dropout: float, batch_norm: bool
+) -> nn.Module:
     """LeNet-5 (LeCun et al., 1998) as in d2l 7.6, which has sigmoids and average pooling."""
-    first, second = channels
-    layers = OrderedDict[str, nn.Module](
-        conv1=nn.Conv2d(input_shape[0], first, kernel_size=5, padding=2),
-        conv1_activation=_ACTIVATIONS[activation](),
-        pool1=nn.AvgPool2d(2),
-        conv2=nn.Conv2d(first, second, kernel_size=5),
-        conv2_activation=_ACTIVATIONS[activation](),
-        pool2=nn.AvgPool2d(2),
-        flatten=nn.Flatten(),
-    )
-    _add_dense(layers, [architectures.lenet_features(input_shape, second), 120, 84], activation, dropout)
+    layers = OrderedDict[str, nn.Module]()
+    for i, (before, after) in enumerate(pairwise([input_shape[0], *channels]), 1):
+        layers[f"conv{i}"] = nn.Conv2d(before, after, kernel_size=5, padding=2 if i == 1 else 0)
+        if batch_norm:
+            layers[f"conv{i}_norm"] = nn.BatchNorm2d(after)
+        layers[f"conv{i}_activation"] = _ACTIVATIONS[activation]()
+        layers[f"pool{i}"] = nn.AvgPool2d(2)
+    layers["flatten"] = nn.Flatten()
+    height, width = ((size // 2 - 4) // 2 for size in input_shape[1:])  # the first convolution is padded
+    _add_dense(layers, [channels[1] * height * width, 120, 84], activation, dropout, batch_norm)
     layers["output"] = nn.Linear(84, classes)
     return nn.Sequential(layers)
 
 
-def _resnet18(input_shape: list[int], classes: int, dropout: float) -> nn.Module:
-    """torchvision's ResNet-18 (He et al., 2015; d2l 8.6) with the paper's CIFAR stem: 3x3, stride 1, no pooling."""
-    from torchvision.models import resnet18  # here, so that serving the other models does not need torchvision
+def _autoencoder(input_shape: list[int], classes: int, hidden: list[int], code: int, activation: str) -> nn.Module:
+    return Autoencoder(input_shape, classes, hidden, code, _ACTIVATIONS[activation])
 
-    module: nn.Module = resnet18(weights=None, num_classes=classes)
-    classifier: nn.Module = module.get_submodule("fc")
-    module.conv1 = nn.Conv2d(input_shape[0], 64, kernel_size=3, padding=1, bias=False)
-    module.maxpool = nn.Identity()
-    if dropout:
-        module.fc = nn.Sequential(OrderedDict[str, nn.Module](dropout=nn.Dropout(dropout), output=classifier))
-    return module
+
+def _ensemble(input_shape: list[int], classes: int, members: list[dict[str, Any]]) -> nn.Module:
+    common = {"input_shape": input_shape, "classes": classes}
+    return Ensemble([build(member["name"], **member["arguments"], **common) for member in members])
+
+
+class RowReader(nn.Module):
+    """Reads an image row by row, from the top, and says after the last one what it was.
+
+    Long short-term memory: Hochreiter and Schmidhuber (1997), d2l 10.1. Images as sequences: Le, Jaitly and Hinton,
+    "A Simple Way to Initialize Recurrent Networks of Rectified Linear Units" (2015), there pixel by pixel.
+    """
+
+    def __init__(self, input_shape: list[int], classes: int, hidden: list[int], dropout: float) -> None:
+        super().__init__()
+        channels, _, width = input_shape
+        self.lstm = nn.LSTM(channels * width, hidden[0], batch_first=True)
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(hidden[0], classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes) of float32 (N, C, H, W)."""
+        rows = images.transpose(1, 2).flatten(2)  # (N, H, C * W)
+        states, _ = self.lstm(rows)
+        logits: torch.Tensor = self.output(self.dropout(states[:, -1]))
+        return logits
+
+
+class Ensemble(nn.Module):
+    """Soft voting: every member gives its probabilities, and their mean counts.
+
+    The logits are the logarithm of that mean, so that whoever takes the softmax of them has the mean itself.
+    Lakshminarayanan, Pritzel and Blundell, "Simple and Scalable Predictive Uncertainty Estimation using Deep
+    Ensembles" (2017); d2l 5.7 averages the predictions of the models of all folds in the same way.
+    """
+
+    def __init__(self, members: list[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes)."""
+        votes = torch.stack([member(inputs).log_softmax(dim=1) for member in self.members])
+        return votes.logsumexp(dim=0) - math.log(len(self.members))
 
 
 _BUILDERS: Mapping[str, Callable[..., nn.Module]] = {
     "linear": _linear,
     "mlp": _mlp,
     "lenet": _lenet,
-    "resnet18": _resnet18,
+    "alexnet": convnets.alexnet,
+    "vgg": convnets.vgg,
+    "nin": convnets.nin,
+    "resnet18": convnets.resnet18,
+    "lstm": RowReader,
+    "autoencoder": _autoencoder,
+    "rbm": DeepBelief,
+    "dbn": DeepBelief,
+    "ensemble": _ensemble,
 }
 
 
-def _add_dense(layers: OrderedDict[str, nn.Module], sizes: list[int], activation: str, dropout: float) -> None:
+def _add_dense(
+    layers: OrderedDict[str, nn.Module], sizes: list[int], activation: str, dropout: float, batch_norm: bool
+) -> None:
+    """Fully connected layers; batch normalisation (Ioffe and Szegedy, 2015) before the activation, as in d2l 8.5."""
     for i, (before, after) in enumerate(pairwise(sizes), 1):
         layers[f"dense{i}"] = nn.Linear(before, after)
+        if batch_norm:
+            layers[f"dense{i}_norm"] = nn.BatchNorm1d(after)
         layers[f"dense{i}_activation"] = _ACTIVATIONS[activation]()
         if dropout:
             layers[f"dense{i}_dropout"] = nn.Dropout(dropout)

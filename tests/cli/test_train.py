@@ -34,7 +34,7 @@ def test_train_publishes_draws_and_reports(run: Run, tmp_path: Path) -> None:
     pictures = {path.name for path in Path(f"runs/spiral-mlp-v{version}").iterdir()}
     assert pictures == {
         *("learning-curves.png", "confusion-matrix.png", "decision-boundary.png"),
-        *("history.csv", "metrics.json"),
+        *("gradient-norms.png", "history.csv", "metrics.json"),
     }
     assert "Training mlp on spiral: 1,800 rows" in result.stderr
     assert "epoch 2/2: loss" in result.stderr
@@ -58,17 +58,31 @@ def test_json_is_all_that_stdout_holds(run: Run, tmp_path: Path) -> None:
 
 def test_every_option_reaches_the_training(run: Run, tmp_path: Path) -> None:
     options = (
-        *("--activation", "tanh", "--dropout", 0.1, "--init", "kaiming", "--epochs", 1, "--batch-size", 100),
+        *(
+            "--activation",
+            "tanh",
+            "--dropout",
+            0.1,
+            "--batch-norm",
+            "--init",
+            "kaiming",
+            "--epochs",
+            1,
+            "--batch-size",
+            100,
+        ),
         *("--optimizer", "sgd", "--lr", 0.02, "--momentum", 0.8, "--weight-decay", 0.001, "--schedule", "constant"),
-        *("--clip", 2, "--patience", 3, "--no-augment", "--seed", 7, "--device", "cpu", "--threads", 1),
+        *("--warmup", 0, "--clip", 2, "--clip-value", 0.5, "--normalize-gradients", "--label-smoothing", 0.1),
+        *("--patience", 3, "--no-augment", "--precision", "bf16", "--seed", 7, "--device", "cpu", "--threads", 1),
     )
     assert run("train", "mlp", "--data", "digits", *options, "--repository", tmp_path / "r").code == 0
     manifest = Repository(tmp_path / "r", shipped=None).entry("digits-mlp").manifest
     assert manifest is not None
     arguments, training = manifest.architecture.arguments, manifest.training
-    assert {key: arguments[key] for key in ("activation", "dropout", "init")} == {
+    assert {key: arguments[key] for key in ("activation", "dropout", "batch_norm", "init")} == {
         "activation": "tanh",
         "dropout": 0.1,
+        "batch_norm": True,
         "init": "kaiming",
     }
     seconds = training.options["seconds"]
@@ -80,9 +94,16 @@ def test_every_option_reaches_the_training(run: Run, tmp_path: Path) -> None:
         "momentum": 0.8,
         "weight_decay": 0.001,
         "schedule": "constant",
+        "warmup": 0,
         "clip": 2,
+        "clip_value": 0.5,
+        "normalize_gradients": True,
+        "label_smoothing": 0.1,
         "patience": 3,
         "augment": False,
+        "precision": "bf16",
+        "pretrain": 0,
+        "freeze": False,
         "device": "cpu",
         "threads": 1,
         "epochs_run": 1,
@@ -92,6 +113,33 @@ def test_every_option_reaches_the_training(run: Run, tmp_path: Path) -> None:
     assert training.command == " ".join(["dlenv", "train", "mlp", "--data", "digits", *map(str, options)]).replace(
         "--clip 2", "--clip 2.0"
     )
+
+
+def test_folds_measure_and_publish_nothing(run: Run, tmp_path: Path) -> None:
+    words = ("train", "linear", "--data", "digits", *QUICK, "--folds", 3, "--repository", tmp_path / "r")
+    lines = run(*words).stdout.splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["fold", "1", "2", "3", "mean", "deviation"]
+    report = json.loads(run(*words, "--json").stdout)
+    accuracies = [fold["accuracy"] for fold in report["folds"]]
+    assert sum(fold["rows"] for fold in report["folds"]) == 1438
+    assert report["mean"]["accuracy"] == pytest.approx(np.mean(accuracies))
+    assert report["deviation"]["accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert not (tmp_path / "r").exists()
+    assert not Path("runs").exists()
+
+
+def test_an_ensemble_is_a_model_like_any_other(run: Run, tmp_path: Path) -> None:
+    repository = ("--repository", tmp_path / "r")
+    words = ("train", "ensemble", "--data", "digits", *QUICK, "--members", "mlp,linear", "--hidden", 16)
+    assert run(*words, "--name", "vote", *repository).code == 0
+    manifest = Repository(tmp_path / "r", shipped=None).load("vote").manifest
+    assert [member["name"] for member in manifest.architecture.arguments["members"]] == ["mlp", "linear"]
+    assert (
+        manifest.training.command
+        == "dlenv train ensemble --data digits --name vote --members mlp,linear --hidden 16 --epochs 2"
+    )
+    assert manifest.training.options["member 2: augment"] is False
+    assert run("models", "verify", "vote", *repository).code == 0
 
 
 def test_a_folder_of_images(run: Run, tmp_path: Path) -> None:
@@ -124,8 +172,12 @@ def test_a_folder_of_images(run: Run, tmp_path: Path) -> None:
         (
             ("lenett", "--data", "spiral"),
             2,
-            "'lenett' is not one of linear, mlp, lenet, resnet18; did you mean 'lenet'?",
+            "rbm, dbn, ensemble; did you mean 'lenet'?",
         ),
+        (("mlp", "--data", "spiral", "--members", "mlp,mlp"), 2, "members: mlp has none"),
+        (("ensemble", "--data", "spiral", "--members", "mlp"), 2, "members: a list of 1 items, where 2 to 16 belong"),
+        (("ensemble", "--data", "spiral", "--folds", "3"), 2, "folds: an ensemble can't be cross-validated"),
+        (("mlp", "--data", "spiral", "--pretrain", "3"), 2, "pretrain: mlp learns nothing without labels"),
         (("mlp", "--data", "spirl"), 2, "no dataset 'spirl'"),
         (("mlp",), 2, "Missing option '--data'"),
         (("mlp", "--data", "spiral", "--optimizer", "adm"), 2, "'adm' is not one of 'sgd', 'adam', 'adamw'"),

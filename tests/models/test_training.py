@@ -132,7 +132,7 @@ def test_a_loss_that_is_no_number_ends_training(digits: Dataset) -> None:
         ({"lr": float("nan")}, "lr: nan"),
         ({"momentum": 1.0}, "momentum: 1.0"),
         ({"optimizer": "adm"}, r"optimizer: 'adm' is not one of sgd, adam, adamw; did you mean 'adam'\?"),
-        ({"schedule": "step"}, "schedule: 'step'"),
+        ({"schedule": "stp"}, r"schedule: 'stp' is not one of .*; did you mean 'step'\?"),
         ({"seed": -1}, "seed: -1"),
         ({"device": "tpu"}, "device: 'tpu' is not one of"),
         ({"device": "cuda:99"}, "device: 'cuda:99' is not there"),

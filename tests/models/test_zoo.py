@@ -10,7 +10,14 @@ from torch import nn
 
 from dlenv.errors import UsageError
 from dlenv_models.architectures import ARCHITECTURES, MAX_ACTIVATION, complete, largest_activation, parameters
-from dlenv_models.zoo import build
+from dlenv_models.pretraining import Pretrained
+from dlenv_models.zoo import Ensemble, build
+
+
+def mlp(**arguments: Any) -> dict[str, Any]:
+    """A member of an ensemble."""
+    return {"name": "mlp", "arguments": arguments}
+
 
 CASES: list[tuple[str, list[int], dict[str, Any]]] = [
     ("linear", [2], {}),
@@ -22,6 +29,26 @@ CASES: list[tuple[str, list[int], dict[str, Any]]] = [
     ("lenet", [3, 12, 17], {}),
     ("resnet18", [3, 32, 32], {}),
     ("resnet18", [1, 8, 8], {"dropout": 0.1, "init": "kaiming"}),
+    ("mlp", [2], {"hidden": [20] * 32, "batch_norm": True}),
+    ("lenet", [1, 28, 28], {"batch_norm": True}),
+    ("alexnet", [1, 28, 28], {}),
+    ("alexnet", [3, 32, 15], {"channels": [8, 9, 10, 11, 12], "hidden": [20, 30], "dropout": 0.0}),
+    ("vgg", [1, 28, 28], {}),
+    ("vgg", [3, 8, 33], {"channels": [3, 4, 5, 6, 7], "hidden": [20, 30]}),
+    ("nin", [1, 28, 28], {}),
+    ("nin", [3, 7, 32], {"channels": [5, 6, 7]}),
+    ("lstm", [1, 28, 28], {}),
+    ("lstm", [3, 5, 9], {"hidden": [16], "dropout": 0.5}),
+    ("autoencoder", [1, 28, 28], {}),
+    ("autoencoder", [3, 8, 9], {"hidden": [20, 30], "code": 5, "activation": "tanh"}),
+    ("rbm", [1, 28, 28], {}),
+    ("dbn", [3, 8, 9], {"hidden": [20, 30, 40]}),
+    ("ensemble", [2], {}),
+    (
+        "ensemble",
+        [1, 28, 28],
+        {"members": [{"name": "lenet", "arguments": {}}, {"name": "linear", "arguments": {"init": "xavier"}}]},
+    ),
 ]
 
 
@@ -40,10 +67,20 @@ def test_every_architecture_is_covered() -> None:
     assert {name for name, _, _ in CASES} == set(ARCHITECTURES)
 
 
+def rows_of(output: Any) -> torch.Tensor:
+    """What a layer gives for the rows of a batch; an LSTM gives its last state beside it."""
+    tensor = output[0] if isinstance(output, tuple) else output
+    assert isinstance(tensor, torch.Tensor)
+    return tensor
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "options"),
     [
         *CASES,
+        ("vgg", [3, 64, 48], {"channels": [1, 1, 1, 1, 1], "hidden": [1, 1]}),  # the input
+        ("nin", [1, 7, 7], {"channels": [1, 1, 1]}),
+        ("lstm", [1, 40, 2], {"hidden": [100]}),  # the states
         ("linear", [3], {}),  # the logits are the largest
         ("mlp", [5000], {"hidden": [300, 4]}),  # the input
         ("mlp", [2], {"hidden": [10, 400, 20]}),
@@ -64,7 +101,7 @@ def test_the_largest_activation_is_that_of_the_real_module(
     module = build(name, **arguments).eval()
     seen = [prod(shape)]
     for part in module.modules():
-        part.register_forward_hook(lambda _module, _inputs, output: seen.append(output[0].numel()))
+        part.register_forward_hook(lambda _module, _inputs, output: seen.append(rows_of(output)[0].numel()))
     with torch.inference_mode():
         module(torch.zeros(2, *shape))
     assert len(seen) > 2
@@ -149,11 +186,56 @@ def test_initialisations_differ_in_spread() -> None:
         ("lenet", {"input_shape": [2]}, "lenet takes images"),
         ("lenet", {"input_shape": [1, 8, 8]}, "at least 12 x 12 pixels"),
         ("lenet", {"channels": [6]}, "channels: a list of 1 items, where 2 belong"),
+        ("mlp", {"batch_norm": 1}, "batch_norm: 1 is neither true nor false"),
+        ("mlp", {"hidden": [4] * 33}, "hidden: a list of 33 items, where 1 to 32 belong"),
+        ("lstm", {"hidden": [1025]}, r"hidden\[0\]: 1025 is not between 1 and 1024"),
+        ("lstm", {"hidden": [8, 8]}, "hidden: a list of 2 items, where 1 belong"),
+        ("alexnet", {"input_shape": [1, 14, 28]}, "at least 15 x 15 pixels"),
+        ("nin", {"input_shape": [1, 6, 28]}, "at least 7 x 7 pixels"),
+        ("vgg", {"channels": [1, 2, 3, 4, 513]}, r"channels\[4\]: 513"),
+        ("vgg", {"channels": [512] * 5, "input_shape": [3, 256, 256]}, "33,554,432 numbers for one row"),
+        ("autoencoder", {"code": 0}, "code: 0 is not between 1 and 8192"),
+        ("autoencoder", {"input_shape": [2]}, "autoencoder takes images"),
+        ("dbn", {"hidden": [8192] * 8}, "parameters; at most"),
+        ("ensemble", {"members": []}, "members: a list of 0 items, where 2 to 16 belong"),
+        ("ensemble", {"members": [mlp()] * 17}, "members: a list of 17 items"),
+        ("ensemble", {"members": [mlp(), 3]}, r"members\[1\]: 3 is not an object"),
+        ("ensemble", {"members": [mlp(), {"name": "mlp"}]}, r"members\[1\]: the key 'arguments' is missing"),
+        ("ensemble", {"members": [mlp(), {"name": "ensemble", "arguments": {}}]}, r"members\[1\].name: 'ensemble'"),
+        ("ensemble", {"members": [mlp(), {"name": "rbm", "arguments": {}}]}, r"members\[1\].name: 'rbm'"),
+        ("ensemble", {"members": [mlp(), mlp(classes=3)]}, r"members\[1\].arguments: not an object without"),
+        ("ensemble", {"members": [mlp(), mlp(hidden=[0])]}, r"members\[1\].arguments.hidden\[0\]: 0 is not between"),
+        ("ensemble", {"members": [mlp(hidden=[8192])] * 16}, "parameters; at most 64,000,000"),
     ],
 )
 def test_bad_arguments_are_named(name: str, arguments: dict[str, Any], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         build(name, **{"input_shape": [1, 28, 28], "classes": 10, **arguments})
+
+
+def test_an_ensemble_gives_the_mean_of_its_members_probabilities() -> None:
+    members = [mlp(hidden=[5]), {"name": "linear", "arguments": {}}]
+    module = build("ensemble", input_shape=[3], classes=4, members=members).eval()
+    assert isinstance(module, Ensemble)
+    rows = torch.randn(6, 3)
+    votes = torch.stack([member(rows).softmax(dim=1) for member in module.members])
+    assert torch.allclose(module(rows).softmax(dim=1), votes.mean(0), atol=1e-6)
+    assert not torch.allclose(votes[0], votes[1], atol=0.01)
+
+
+def test_an_lstm_reads_the_rows_in_order() -> None:
+    module = build("lstm", input_shape=[1, 8, 8], classes=3).eval()
+    images = torch.rand(2, 1, 8, 8)
+    assert not torch.allclose(module(images), module(images.flip(2)), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "rbm", "dbn"])
+def test_reconstructions_have_the_shape_of_the_images(name: str) -> None:
+    module = build(name, input_shape=[3, 9, 8], classes=3)
+    assert isinstance(module, Pretrained)
+    images = module.reconstruct(torch.rand(2, 3, 9, 8))
+    assert images.shape == (2, 3, 9, 8)
+    assert 0 <= images.min() <= images.max() <= 1
 
 
 def test_the_example_in_the_docstring_runs() -> None:

@@ -17,6 +17,7 @@ from dlenv import completion
 from dlenv.console import needs, print_json, print_table, say
 from dlenv.errors import DlenvError, UsageError
 from dlenv.progress import TrainingProgress
+from dlenv.training_options import ARGUMENTS, OPTIONS, how_to_train
 
 if TYPE_CHECKING:
     from dlenv_models.data import Dataset
@@ -26,20 +27,6 @@ if TYPE_CHECKING:
 
 # They say where things lie on this machine, so they don't belong into the command that a manifest shows.
 _LOCAL = ("repository", "output", "data_dir", "mirror", "as_json")
-_ARGUMENTS = ("hidden", "channels", "activation", "dropout", "init")
-_OPTIONS = (
-    *("epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay"),
-    *("schedule", "clip", "patience", "augment", "seed", "device"),
-)
-
-
-def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
-    """``"128,64"`` as ``[128, 64]``."""
-    try:
-        return None if value is None else [int(part) for part in value.split(",")]
-    except ValueError:
-        problem = f"{value!r} is not whole numbers with commas between them, such as 128,64."
-        raise click.BadParameter(problem, ctx, param) from None
 
 
 @click.command(
@@ -59,39 +46,19 @@ Examples:
     "for each class.",
 )
 @click.option("--name", help="Name to publish under. [default: DATA-ARCHITECTURE]")
-@click.option("--hidden", callback=_sizes, metavar="N[,N...]", help="mlp: hidden units. [default: 256; 100 for rows]")
+@click.option("--members", metavar="NAME,NAME...", help="ensemble: the architectures that vote. [default: mlp,mlp,mlp]")
 @click.option(
-    "--channels", callback=_sizes, metavar="N,N", help="lenet: channels of the convolutions. [default: 16,32]"
+    "--folds",
+    type=click.IntRange(2, 50),
+    metavar="K",
+    help="Cross-validate: train K models, each without one part of the data, measure each on that part, and publish "
+    "none.",
 )
-@click.option("--activation", type=click.Choice(["relu", "sigmoid", "tanh"]), help="mlp, lenet. [default: relu]")
-@click.option("--dropout", type=float, metavar="P", help="Dropout in fully connected layers, 0 to 0.95. [default: 0]")
-@click.option("--init", type=click.Choice(["default", "xavier", "kaiming"]), help="Initial weights.")
-@click.option("--epochs", type=int, help="Passes over the training data. [default: 50 for images, 100 for rows]")
-@click.option("--batch-size", type=int, help="Examples in each step. [default: 64]")
-@click.option("--optimizer", type=click.Choice(["sgd", "adam", "adamw"]), help="[default: adam]")
-@click.option("--lr", type=float, help="Learning rate at the start. [default: 0.003 for images, 0.01 for rows]")
-@click.option("--momentum", type=float, help="sgd: momentum. [default: 0.9]")
-@click.option("--weight-decay", type=float, help="L2 penalty (adamw: decoupled). [default: 0]")
-@click.option("--schedule", type=click.Choice(["constant", "cosine"]), help="Of the learning rate. [default: cosine]")
-@click.option("--clip", type=float, metavar="NORM", help="Clip the gradient to this norm. [default: 0, not clipped]")
-@click.option(
-    "--patience",
-    type=int,
-    metavar="EPOCHS",
-    help="Stop early after so many epochs without a better validation loss, and keep the best weights. "
-    "[default: 0, never]",
-)
-@click.option(
-    "--augment/--no-augment",
-    default=None,
-    help="Turn, scale, shift and shear each training image at random. [default: on for images, but not with linear]",
-)
-@click.option("--seed", type=int, help="Of weights, order, augmentation, dropout and validation split. [default: 0]")
-@click.option("--device", metavar="cpu|cuda|cuda:N|mps", help="Where to train. [default: cpu]")
+@how_to_train
 @click.option(
     "--threads",
     type=click.IntRange(1, 1024),
-    help="CPU threads of one operator. [default: 1; every core for resnet18]",
+    help="CPU threads of one operator. [default: 1; every core for alexnet, vgg, nin, resnet18]",
 )
 @click.option("--image-size", type=click.IntRange(8, 512), default=32, help="For a folder of images. [default: 32]")
 @click.option(
@@ -114,10 +81,10 @@ Examples:
 def command(ctx: click.Context, /, architecture: str, data: str, name: str | None, **given: Any) -> None:
     """Train a classifier and publish it to the model repository.
 
-    ARCHITECTURE is linear, mlp, lenet or resnet18. The defaults give good results for spiral, digits and mnist5k.
-    The same seed on the same machine gives the same weights.
+    ARCHITECTURE is linear, mlp, lenet, alexnet, vgg, nin, resnet18, lstm, autoencoder, rbm, dbn or ensemble. The
+    defaults give good results for spiral, digits and mnist5k. The same seed on the same machine gives the same weights.
     """
-    from dlenv_models import threads, training
+    from dlenv_models import threads
     from dlenv_models.architectures import ARCHITECTURES
     from dlenv_models.data import load
     from dlenv_models.evaluation import measure
@@ -127,48 +94,89 @@ def command(ctx: click.Context, /, architecture: str, data: str, name: str | Non
     name = _name(name, data, architecture)
     # All that can be wrong with the places is found before any time goes into training.
     repository = Repository(given["repository"], create=True)
-    repository.check_writable()
-    _check_output(given["output"] or Path("runs"))
+    if not given["folds"]:
+        repository.check_writable()
+        _check_output(given["output"] or Path("runs"))
     places = {key: given[key] for key in ("data_dir", "mirror", "image_size")}
     dataset = load(data, seed=_seed(given["seed"]), log=say, **places)
-    chosen = {key: given[key] for key in _OPTIONS if given[key] is not None}
-    options = replace(training.recipe(architecture, dataset), **chosen)
-    arguments = {key: given[key] for key in _ARGUMENTS if given[key] is not None}
+    options = {key: given[key] for key in OPTIONS if given[key] is not None}
+    arguments = {key: given[key] for key in ARGUMENTS if given[key] is not None}
+    members = _members(architecture, given["members"])
     threads.use(architecture, given["threads"])
 
-    say(f"Training {architecture} on {dataset.name}: {len(dataset.train):,} rows, {options.epochs} epochs.")
-    with TrainingProgress(options.epochs) as talk:
-        trained = training.train(architecture, dataset, options, arguments, talk.on_step, talk.on_epoch)
-    metrics = measure(trained.module, dataset.preprocessing, dataset.test, len(dataset.classes))
-    entry = _publish(repository, name, dataset, trained, metrics, options, _command_line(ctx))
+    if given["folds"]:
+        _cross_validate(architecture, dataset, options, arguments, given["folds"], given["as_json"])
+        return
+    trained = _train(architecture, members, dataset, options, arguments)
+    metrics = measure(trained.module, trained.preprocessing, dataset.test, len(dataset.classes))
+    entry = _publish(repository, name, dataset, trained, metrics, _seed(given["seed"]), _command_line(ctx))
     folder = given["output"] or Path("runs") / f"{entry.name}-v{entry.version}"
     files = _draw(folder, dataset, trained, metrics)
     _report(entry, dataset, trained, metrics, files, given["as_json"])
 
 
+def _train(
+    architecture: str, members: list[str], dataset: Dataset, options: dict[str, Any], arguments: dict[str, Any]
+) -> Trained:
+    from dlenv_models import training
+    from dlenv_models.ensembles import train_ensemble
+
+    chosen = replace(training.recipe(members[0] if members else architecture, dataset), **options)
+    who = f"{architecture} of {', '.join(members)}" if members else architecture
+    say(f"Training {who} on {dataset.name}: {len(dataset.train):,} rows, {chosen.epochs} epochs.")
+    with TrainingProgress(chosen.epochs) as talk:
+        if members:
+            return train_ensemble(members, dataset, options, arguments, talk.on_step, talk.on_epoch)
+        return training.train(architecture, dataset, chosen, arguments, talk.on_step, talk.on_epoch)
+
+
+def _cross_validate(
+    architecture: str, dataset: Dataset, options: dict[str, Any], arguments: dict[str, Any], count: int, as_json: bool
+) -> None:
+    from dlenv_models.crossvalidation import cross_validate, mean_and_deviation
+    from dlenv_models.options import recipe
+
+    if architecture == "ensemble":
+        raise UsageError("folds: an ensemble can't be cross-validated; name the architecture of its members")
+    chosen = replace(recipe(architecture, dataset), **options)
+    rows = len(dataset.train) + len(dataset.validation)
+    say(f"Cross-validating {architecture} on {dataset.name}: {rows:,} rows in {count} folds, {chosen.epochs} epochs.")
+    with TrainingProgress(chosen.epochs) as talk:
+        folds = list(cross_validate(architecture, dataset, chosen, count, arguments, talk.on_step, talk.on_epoch))
+    accuracy, loss = (mean_and_deviation([getattr(fold, key) for fold in folds]) for key in ("accuracy", "loss"))
+    if as_json:
+        means = {"accuracy": accuracy[0], "loss": loss[0]}
+        deviations = {"accuracy": accuracy[1], "loss": loss[1]}
+        print_json({"folds": [asdict(fold) for fold in folds], "mean": means, "deviation": deviations})
+        return
+    lines = [[str(f.number), f"{f.rows:,}", f"{f.accuracy:.2%}", f"{f.loss:.4f}", f"{f.seconds:.1f} s"] for f in folds]
+    lines.append(["mean", "", f"{accuracy[0]:.2%}", f"{loss[0]:.4f}", ""])
+    lines.append(["deviation", "", f"{accuracy[1]:.2%}", f"{loss[1]:.4f}", ""])
+    print_table(["fold", "rows", "accuracy", "loss", "time"], lines)
+
+
 def _publish(
-    repository: Any, name: str, dataset: Dataset, trained: Trained, metrics: Metrics, options: Any, line: str
+    repository: Any, name: str, dataset: Dataset, trained: Trained, metrics: Metrics, seed: int, line: str
 ) -> Entry:
     import torch
 
     from dlenv_models.manifest import Training
 
-    story = {key: value for key, value in asdict(options).items() if key != "seed"}
     entry: Entry = repository.publish(
         name,
         trained.module,
         architecture=trained.architecture,
         classes=dataset.classes,
-        preprocessing=dataset.preprocessing,
+        preprocessing=trained.preprocessing,
         data=dataset.info(),
         metrics=metrics,
         training=Training(
             command=line,
-            seed=options.seed,
+            seed=seed,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             torch=torch.__version__,
             options={
-                **story,
+                **trained.options,
                 "threads": torch.get_num_threads(),
                 "epochs_run": len(trained.history),
                 "seconds": round(trained.seconds, 1),
@@ -186,11 +194,12 @@ def _draw(folder: Path, dataset: Dataset, trained: Trained, metrics: Metrics) ->
         files = [
             plots.learning_curves(trained.history, folder / "learning-curves.png"),
             plots.confusion_matrix(metrics, dataset.classes, folder / "confusion-matrix.png"),
+            plots.gradient_norms(trained.history, folder / "gradient-norms.png"),
             *plots.write_history(trained.history, metrics, folder),
         ]
         if dataset.row_shape == (2,):
             path = folder / "decision-boundary.png"
-            files.append(plots.decision_boundary(trained.module, dataset.preprocessing, dataset, path))
+            files.append(plots.decision_boundary(trained.module, trained.preprocessing, dataset, path))
     except OSError as error:
         raise DlenvError(f"the model is published, but {folder} can't be written: {error.strerror}") from None
     return files
@@ -238,6 +247,14 @@ def _check_architecture(name: str, known: Any) -> None:
         choice(name, "architecture", known)
     except ValueError as error:
         raise UsageError(f"{error}") from None
+
+
+def _members(architecture: str, given: str | None) -> list[str]:
+    if architecture != "ensemble":
+        if given is not None:
+            raise UsageError(f"members: {architecture} has none; train ensemble to have several vote")
+        return []
+    return (given or "mlp,mlp,mlp").split(",")
 
 
 def _name(name: str | None, data: str, architecture: str) -> str:

@@ -59,6 +59,12 @@ class Dataset:
         mean, std = inputs.mean(over), inputs.std(over, correction=0).clamp(min=1e-3)
         return Preprocessing(scale, *(tuple(round(x, 4) for x in values.tolist()) for values in (mean, std)))
 
+    @property
+    def pixels_to_one(self) -> Preprocessing:
+        """Scale pixels to 0..1 and leave it at that: they can be taken for the probability of being white."""
+        channels = self.row_shape[0]
+        return Preprocessing(1 / 255, (0.0,) * channels, (1.0,) * channels)
+
     def info(self) -> DataInfo:
         """What the manifest of a model says about this dataset."""
         sizes = (len(self.train), len(self.validation), len(self.test))
