@@ -144,15 +144,16 @@ def _manifest(name: str, version: int, path: Path, shipped: bool) -> Manifest:
 
 
 def _read(path: Path, limit: int, *, follow: bool) -> bytes:
-    """At most ``limit + 1`` bytes of a regular file that is no link (``follow``: the last part may be one)."""
+    """At most ``limit + 1`` bytes of the regular file ``<root>/<name>/<version>/<file>``.
+
+    Below the root nothing may be a link, unless ``follow``.
+    """
     # O_NONBLOCK: opening a named pipe must not wait for its writer. Neither flag exists on Windows.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    if not follow:
-        if path.is_symlink():
-            raise ValueError(f"{path.name} is a symbolic link, which may leave the root")
-        flags |= getattr(os, "O_NOFOLLOW", 0)
+    if not follow and path.is_symlink():
+        raise ValueError(f"{path.name} is a symbolic link, which may leave the root")
     try:
-        with os.fdopen(os.open(path, flags), "rb") as file:
+        with os.fdopen(os.open(path, flags) if follow else _open_below_root(path, flags), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ValueError(f"{path.name} is not a regular file")
             return file.read(limit + 1)
@@ -160,6 +161,21 @@ def _read(path: Path, limit: int, *, follow: bool) -> bytes:
         raise ValueError(f"{path.name} is missing, so the model was not published whole") from None
     except OSError as error:
         raise ValueError(f"{path.name} can't be read ({error.strerror})") from None
+
+
+def _open_below_root(path: Path, flags: int) -> int:
+    """Open folder by folder, each in the one before, so that a link put there after all was looked at leads nowhere."""
+    if os.open not in os.supports_dir_fd:  # Windows
+        return os.open(path, flags)
+    descriptor = os.open(path.parents[2], os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for folder in path.parts[-3:-1]:
+            inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        return os.open(path.name, flags | os.O_NOFOLLOW, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _refuse_constant(word: str) -> Any:

@@ -17,6 +17,12 @@ from dlenv.errors import RequestError, TooLarge, UnsupportedType
 FORMATS = ("PNG", "JPEG", "WEBP")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 
+# A progressive JPEG sends the whole picture again with each scan, and a scan that changes nothing takes 40 bytes and
+# milliseconds: 16 MiB of them would keep a core busy for an hour. Cameras and editors write ten or so; this is what
+# libjpeg-turbo's own fuzzers stop at (fuzz/decompress.cc, 500 scans).
+MOST_SCANS = 500
+_START_OF_SCAN = b"\xff\xda"  # never inside a scan's data, where 0xFF is followed by 0 (ITU-T T.81, B.1.1.5)
+
 # First bytes of formats that people send by mistake; the names in the W3C and IANA registries of media types.
 _SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -70,6 +76,8 @@ def _decode(image_bytes: bytes, max_pixels: int) -> Image.Image:
     if width * height > max_pixels:
         size = f"{width} x {height} = {width * height:,} pixels"
         raise TooLarge(f"the image has {size}; at most {max_pixels:,} are allowed; send a smaller one")
+    if picture.format == "JPEG" and image_bytes.count(_START_OF_SCAN) > MOST_SCANS:
+        raise TooLarge(f"the JPEG has more than {MOST_SCANS} scans; save it again as an ordinary one")
     try:
         picture.load()
         return ImageOps.exif_transpose(picture)

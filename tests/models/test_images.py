@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
+import time
+import zipfile
 import zlib
 from typing import Any
 
 import numpy as np
 import pytest
+from peak import grows_at_most
 from PIL import Image
 
 from dlenv.errors import RequestError, TooLarge, UnsupportedType
@@ -135,3 +139,61 @@ def test_the_limit_is_the_callers() -> None:
     assert prepare(content, 1, 28, 28, max_pixels=110).shape == (1, 28, 28)
     with pytest.raises(TooLarge, match="11 x 10 = 110 pixels; at most 109"):
         prepare(content, 1, 28, 28, max_pixels=109)
+
+
+def repeated_scans(width: int, height: int, count: int) -> bytes:
+    """A progressive JPEG of one grey, with ``count`` scans that say of each block that nothing changes."""
+    segments = []
+
+    def segment(marker: int, data: bytes) -> None:
+        segments.append(struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data)
+
+    segment(0xDB, b"\0" + b"\1" * 64)  # DQT
+    segment(0xC2, struct.pack(">BHHB", 8, height, width, 1) + b"\1\x11\0")  # SOF2
+    segment(0xC4, b"\0" + bytes([1]) + bytes(15) + b"\0")  # DHT, DC: one code, "no difference"
+    segment(0xC4, b"\x10" + bytes([1]) + bytes(15) + b"\xe0")  # DHT, AC: one code, "the next 2^14 and more blocks end"
+    blocks = -(-width // 8) * -(-height // 8)
+    segment(0xDA, b"\1\1\0\0\0\0")
+    segments.append(bytes(-(-blocks // 8)))  # one bit each
+    runs = -(-blocks // (2**15 - 1))
+    bits = ("0" + "1" * 14) * runs
+    bits += "1" * (-len(bits) % 8)
+    data = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+    scan = struct.pack(">BBH", 0xFF, 0xDA, 8) + b"\1\1\0\1\x3f\0" + data
+    return b"\xff\xd8" + b"".join(segments) + scan * count + b"\xff\xd9"
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
+    assert prepare(repeated_scans(64, 64, 3), 1, 28, 28).shape == (1, 28, 28)
+    bomb = repeated_scans(4000, 4000, 300_000)
+    assert len(bomb) < 16 * 2**20
+    began = time.monotonic()
+    with pytest.raises(TooLarge, match="more than 500 scans"):
+        prepare(bomb, 1, 28, 28)
+    assert time.monotonic() - began < 2
+
+
+def text_bomb(kind: bytes) -> bytes:
+    """A PNG with 100 MB of text or colour profile in 100 kB."""
+    packed = zlib.compress(bytes(100_000_000), 9)
+    body = kind + b"name\0\0" + packed
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    good = encoded(Image.fromarray(NOISE))
+    return good[:33] + chunk + good[33:]
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iCCP", b"iTXt"])
+def test_what_a_png_holds_beside_its_pixels_is_not_unpacked_without_end(kind: bytes) -> None:
+    content = text_bomb(kind)
+    with grows_at_most(40), contextlib.suppress(RequestError):  # refused, or passed over
+        np.testing.assert_array_equal(prepare(content, 1, 28, 28), NOISE[None])
+
+
+def test_a_file_that_is_two_things_is_read_as_the_image_that_it_is() -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("data.pkl", b"cos\nsystem\n(S'false'\ntR.")
+    for more in (buffer.getvalue(), b"<script>alert(1)</script>", encoded(Image.fromarray(COLOURS), "GIF")):
+        np.testing.assert_array_equal(prepare(encoded(Image.fromarray(NOISE)) + more, 1, 28, 28), NOISE[None])
+        with pytest.raises(UnsupportedType):
+            prepare(more + encoded(Image.fromarray(NOISE)), 1, 28, 28)

@@ -7,6 +7,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import load, save
 
 from dlenv.errors import ModelInvalid, ModelNotFound, RepositoryError
+from dlenv_models._layout import read_weights
 from dlenv_models.manifest import WEIGHTS
 from dlenv_models.repository import SHIPPED, Entry, Repository, default_root
 
@@ -289,6 +291,52 @@ def test_a_linked_model_folder_is_refused_and_never_written_through(
         publish(repository)
     repository.remove("tiny")
     assert (outside / "tiny" / "1" / "manifest.json").is_file()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows can't open a file by its folder's descriptor")
+@pytest.mark.parametrize("level", ["name", "version", "file"])
+def test_a_link_put_there_after_the_look_at_it_leads_nowhere(
+    tmp_path: Path, root: Path, publish: Publish, level: str
+) -> None:
+    entry = publish(Repository(root, shipped=None))
+    assert entry.manifest is not None
+    place = {"name": entry.path.parent, "version": entry.path, "file": entry.path / WEIGHTS}[level]
+    outside = tmp_path / "outside"
+    place.rename(outside)
+    place.symlink_to(outside)
+    with pytest.raises(ValueError, match=r"can't be read|symbolic link"):
+        read_weights(entry, entry.manifest.files[WEIGHTS])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no links that everybody may make")
+def test_a_link_that_comes_and_goes_is_never_followed(tmp_path: Path, root: Path, publish: Publish) -> None:
+    """The folder of a version is now the model, now a link to another one of its name outside of the root."""
+    other = publish(Repository(tmp_path / "outside", shipped=None, create=True)).path
+    _edit(other, lambda manifest: manifest["training"].update(command="stolen"))
+    place = publish(Repository(root, shipped=None)).path
+    aside, link = place.with_name("aside"), place.with_name("link")
+    link.symlink_to(other)
+    over = threading.Event()
+
+    def swap() -> None:
+        while not over.is_set():
+            place.rename(aside)
+            link.rename(place)
+            place.rename(link)
+            aside.rename(place)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    seen = set()
+    try:
+        for _ in range(2000):
+            for entry in Repository(root, shipped=None).entries():
+                seen.add(entry.problem if entry.manifest is None else entry.manifest.training.command)
+    finally:
+        over.set()
+        thread.join()
+    assert "stolen" not in seen
+    assert len(seen) > 1, seen  # both were met
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../evil", "a/b", "a\\b", "a..b", ".hidden", "a\n", "x" * 65, "ends."])
