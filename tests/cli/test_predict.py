@@ -138,7 +138,11 @@ def test_bad_files(run: Run, images: Path, tmp_path: Path) -> None:
         ((tmp_path / "nothing.png",), 2, "nothing.png can't be read: No such file"),
         ((tmp_path / "empty",), 2, "holds no images (.png, .jpg, .jpeg, .webp)"),
         ((), 2, "Missing argument 'FILE...'"),
-        ((images / "one.png", "--url", "http://127.0.0.1:9"), 1, "is `dlenv serve` running there?"),
+        (
+            (images / "one.png", "--url", "http://127.0.0.1:9", "--deadline", "0.2"),
+            1,
+            "is `dlenv serve` running there?",
+        ),
         ((images / "one.png", "--url", "no address"), 1, "no address/predict/mnist-lenet can't be asked"),
     ):
         result = run("predict", "mnist-lenet", *words)
@@ -194,9 +198,9 @@ def test_a_running_service_is_asked(run: Run, images: Path, service: str, monkey
 
 
 def test_what_a_service_refuses_is_told(run: Run, images: Path, service: str) -> None:
-    busy = run("predict", "busy", images / "one.png", "--url", service)
+    busy = run("predict", "busy", images / "one.png", "--url", service, "--deadline", "0.2")
     assert busy.code == 1
     assert busy.stderr.endswith("one.png: The queue is full; try again after 1 s.\n")
-    strange = run("predict", "strange", images / "one.png", "--url", service)
+    strange = run("predict", "strange", images / "one.png", "--url", service, "--deadline", "0.2")
     assert strange.code == 1
     assert "answered with status 502, but not as dlenv does" in strange.stderr

@@ -11,26 +11,47 @@ from typing import Any
 
 import click
 
-from dlenv.console import needs, parse_reference, print_json, print_table
-from dlenv.credentials import bearer, key_option
-from dlenv.errors import DataError, InvalidValue, RequestError, Unreachable, UsageError
+from dlenv import completion
+from dlenv.console import needs, parse_reference, print_json, print_table, say
+from dlenv.credentials import key_option
+from dlenv.errors import InvalidValue, RequestError, UsageError
 
 _MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 _DEEPEST = 32  # lists in lists: a batch of images has 4
 
 
-@click.command()
-@click.argument("model", metavar="NAME[/VERSION]")
+@click.command(
+    epilog="""\b
+Examples:
+  dlenv predict mnist-lenet seven.png
+  dlenv predict mnist-lenet seven.png --url http://127.0.0.1:8000     ask a service
+  echo '[[0.1, -0.4]]' | dlenv predict spiral-mlp -"""
+)
+@click.argument("model", metavar="NAME[/VERSION]", shell_complete=completion.models)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.option("--url", help="Ask the service there, such as http://127.0.0.1:8000, instead of loading the model here.")
 @click.option(
     "--repository", type=click.Path(path_type=Path), help="Model repository. [default: $DLENV_REPOSITORY, or your own]"
 )
+@click.option(
+    "--deadline",
+    "deadline_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Seconds in which a service has to answer each FILE; until then it is asked again where that may help.",
+)
 @key_option
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as the service gives it.")
 @needs("train")
 def command(
-    model: str, files: Sequence[str], url: str | None, repository: Path | None, key: str | None, as_json: bool
+    model: str,
+    files: Sequence[str],
+    url: str | None,
+    repository: Path | None,
+    deadline_s: float,
+    key: str | None,
+    as_json: bool,
 ) -> None:
     """Ask a model about images or rows.
 
@@ -39,7 +60,7 @@ def command(
     pixel values 0 to 255.
     """
     sources = list(_sources(files))
-    answers = _ask_service(url, model, sources, key) if url else _ask_here(model, repository, sources)
+    answers = _ask_service(url, model, sources, key, deadline_s) if url else _ask_here(model, repository, sources)
     labels = [
         name if len(answer["predictions"]) == 1 and name != "-" else f"{name}[{i}]"
         for (name, _), answer in zip(sources, answers, strict=True)
@@ -123,40 +144,25 @@ def _ask_here(model: str, repository: Path | None, sources: Sequence[tuple[str, 
     return answers
 
 
-def _ask_service(url: str, model: str, sources: Sequence[tuple[str, Any]], key: str | None) -> list[dict[str, Any]]:
-    import httpx
+def _ask_service(
+    url: str, model: str, sources: Sequence[tuple[str, Any]], key: str | None, deadline_s: float
+) -> list[dict[str, Any]]:
+    from dlenv.client import Client
 
     name, version = parse_reference(model)
-    address = f"{url.rstrip('/')}/predict/{name}" + (f"/versions/{version}" if version else "")
+    told = False
+
+    def tell(why: str) -> None:
+        nonlocal told
+        if not told:
+            say(f"{why}; trying again for up to {deadline_s:g} s")
+        told = True
+
     answers = []
-    try:
-        # No proxy from the environment stands between this machine and itself.
-        here = httpx.URL(url).host in ("127.0.0.1", "::1", "localhost")
-        with httpx.Client(timeout=60, trust_env=not here, headers=bearer(key)) as client:
-            for source, content in sources:
-                answers.append(_answer(client, address, source, content))
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        reason = str(error) or type(error).__name__
-        raise Unreachable(f"{address} can't be asked ({reason}); is `dlenv serve` running there?") from None
+    with Client(url, key=key, deadline_s=deadline_s, on_retry=tell) as client:
+        for source, content in sources:
+            try:
+                answers.append(client.predict(name, content, version=version))
+            except RequestError as error:
+                raise type(error)(f"{source}: {error}", **vars(error)) from None
     return answers
-
-
-def _answer(client: Any, address: str, source: str, content: Any) -> dict[str, Any]:
-    if isinstance(content, bytes):
-        media_type = _MEDIA_TYPES.get(Path(source).suffix.lower(), "application/octet-stream")
-        response = client.post(address, content=content, headers={"Content-Type": media_type})
-    else:
-        # Not httpx's json=, which fails at half a surrogate pair.
-        body = json.dumps(content if isinstance(content, dict) else {"inputs": content}, allow_nan=False)
-        response = client.post(address, content=body.encode(), headers={"Content-Type": "application/json"})
-    try:
-        answer = response.json()
-        if response.is_success:
-            assert isinstance(answer["predictions"], list)
-            return dict(answer)
-        text = str(answer["error"])
-    except (ValueError, KeyError, TypeError, AssertionError):
-        raise DataError(
-            f"{address} answered with status {response.status_code}, but not as dlenv does; what runs there?"
-        ) from None
-    raise RequestError(f"{source}: {text}")
