@@ -20,6 +20,7 @@ import pytest
 from conda_channel import FULL_VERSION, python_files
 from http_server import Page, Server, dead_address
 from packaging.requirements import Requirement
+from relic import RELIC, SDIST, publish
 from wheel_index import add
 
 from dlenv import folders
@@ -246,6 +247,24 @@ def test_a_folder_for_another_machine(tmp_path: Path, on: Machine, tag: str) -> 
     text = readme.text(contents)
     assert targets.describe(on) in text
     assert ("dlenv-start\\Scripts\\dlenv" in text) is (on is WINDOWS)
+
+
+def test_what_no_installer_takes_is_in_the_folder_packed_again(tmp_path: Path, server: Server) -> None:
+    add(server, "helper", "1.2")
+    publish(server, SDIST)
+    add(server, "d2l", "1.0.3")
+    plan = msgspec.structs.replace(
+        PLAN, course=Course(edition="en", package="d2l==1.0.3", notebooks="-", repacked=(RELIC,))
+    )
+    contents = fill(tmp_path / "folder", plan=plan)
+    assert {"relic", "helper"} <= {package.name for package in contents.record.packages}
+    assert (tmp_path / "folder/wheels/relic-0.21.0+dlenv-py3-none-any.whl").is_file()
+    assert any("notebooks" in problem for problem in contents.problems)
+    assert not any("relic" in problem for problem in contents.problems)
+    server.pages["/files/relic-0.21.0.tar.gz"].content = b"damaged"
+    contents = fill(tmp_path / "folder", plan=plan)
+    assert any("relic 0.21.0 could not be had" in problem for problem in contents.problems)
+    assert not (tmp_path / "folder/wheels/relic-0.21.0+dlenv-py3-none-any.whl").exists()
 
 
 def test_a_folder_holds_what_it_says_and_is_not_fetched_twice(folder: Path, server: Server) -> None:

@@ -7,7 +7,7 @@ from functools import cache
 import msgspec
 
 from dlenv.catalog import read
-from dlenv.plan.model import Edition
+from dlenv.plan.model import Edition, Repacked
 
 
 class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -17,6 +17,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     packages: tuple[str, ...]  # requirements beside torch, torchvision and the course's own package
     # Requirements that replace what the course's package declares about the same names.
     overrides: tuple[str, ...]
+    repacked: tuple[Repacked, ...] = ()  # packages that some notebooks need and that dlenv makes installable
     cannot_run: dict[str, str] = {}  # notebook without ".ipynb" -> why it can't run with this stack
     source: str
     date: str

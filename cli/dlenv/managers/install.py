@@ -42,13 +42,14 @@ def lock(
     *,
     requirements: Sequence[str] = (),
     constraints: Sequence[str] = (),
+    wheels: Path | None = None,
 ) -> Lock:
     """Resolve everything into ``folder``; raises ``uv.Failed``, also where PyTorch would be of another build.
 
     ``interpreter`` are uv's words for what to resolve for: ``--python`` and the path of one, or also the version and
     platform of another machine's. ``requirements`` are beside PyTorch and the plan's packages; ``constraints`` bind
-    versions of what is needed anyway. Only wheels are taken: a source build on a user's machine fails late, and for
-    reasons that nobody can foresee.
+    versions of what is needed anyway; ``wheels`` is a folder of some that no index has. Only wheels are taken: a
+    source build on a user's machine fails late, and for reasons that nobody can foresee.
     """
     (folder / "pyproject.toml").write_text(_project(plan, source, requirements), encoding="utf-8")
     file = folder / "pylock.toml"
@@ -57,6 +58,8 @@ def lock(
     words += ["--constraints", folder / "constraints.txt"]
     if source.torch_index and source.candidate.build.startswith(_WHOLE_INDEX):
         words += ["--index-strategy", "unsafe-best-match"]
+    if wheels:
+        words += ["--find-links", wheels]
     words += ["--format", "pylock.toml", "--output-file", file]
     uv.run(words, source.environment, project=folder, settings=_settings(plan, source))
     found = read(file)
@@ -87,11 +90,13 @@ def install(
     *,
     size: int | None = None,
     compiled: bool = False,
+    wheels: Path | None = None,
 ) -> None:
     """Install exactly these packages, each file checked against the hashes that are known; raises ``uv.Failed``.
 
     ``size`` are the bytes of all files, where those are known; it serves to say how long it will take. ``compiled``:
-    with bytecode for every module, as pip leaves it and uv by itself does not.
+    with bytecode for every module, as pip leaves it and uv by itself does not. ``wheels`` is a folder of
+    some that no index has.
     By name, version and hash, not by the lock's addresses: uv finds what it has cached, and another mirror will do.
     """
     lines = []
@@ -104,6 +109,8 @@ def install(
     words += ["--verify-hashes" if any(not package.hashes for package in packages) else "--require-hashes"]
     if compiled:
         words.append("--compile-bytecode")
+    if wheels:
+        words += ["--find-links", wheels]
     if source.folder:
         words += ["--no-index", "--find-links", source.folder]
     elif source.torch_index:

@@ -68,12 +68,12 @@ def contents(choice: Choice, request: Request, catalog: Catalog, notes: Notes) -
     return Contents(
         packages=(recipe.package, *_numpy(choice, stack.packages, notes)),
         overrides=stack.overrides,
-        course=course(request.course, recipe),
+        course=msgspec.structs.replace(course(request.course, recipe), repacked=stack.repacked),
     )
 
 
 def course(edition: Edition, recipe: Recipe) -> Course:
-    """The course as the plan names it."""
+    """The course as the plan names it, for a Python that has packages of its own."""
     return Course(edition=edition, package=recipe.package, notebooks=recipe.notebooks[0])
 
 

@@ -38,12 +38,33 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     installed_mib: int | None = None  # what it takes on the disk with everything that it depends on, about
 
 
+class Repacked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A pure-Python package of which there is only a source distribution that no installer takes."""
+
+    name: str  # of the distribution and of its one package
+    version: str
+    sha256: str  # of the source distribution
+    requires: tuple[str, ...]  # what it needs, which its own metadata can't tell
+    use: str  # what needs it, for people: "some notebooks import"
+
+    @property
+    def local(self) -> str:
+        """The version that its wheel has: a local one (PEP 440), so that it is never taken for the index's."""
+        return f"{self.version}+dlenv"
+
+    @property
+    def requirement(self) -> str:
+        """The requirement that only its wheel fulfils."""
+        return f"{self.name}=={self.local}"
+
+
 class Course(msgspec.Struct, frozen=True, kw_only=True):
     """The course's package and notebooks."""
 
     edition: Edition
     package: str  # "d2l==0.17.6"
     notebooks: str  # address of the official archive
+    repacked: tuple[Repacked, ...] = ()
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

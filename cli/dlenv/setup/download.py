@@ -23,7 +23,7 @@ from dlenv.managers.source import Source, Sources
 from dlenv.network.download import digest
 from dlenv.network.mirrors import choose
 from dlenv.plan import Plan
-from dlenv.setup import interpreter, own, readme, sources, targets, wheels
+from dlenv.setup import interpreter, own, readme, repacked, sources, targets, wheels
 from dlenv.setup.model import Options
 from dlenv.setup.offline import NOTEBOOKS, WHEELS, Contents, File
 from dlenv.setup.targets import Target
@@ -50,12 +50,12 @@ def fill(folder: Path, options: Options, machine: Machine, plan: Plan) -> Conten
         found = sources.find(plan, options, machine)
         for note in found.notes:
             say(note)
+        problems: list[str] = []
         with tempfile.TemporaryDirectory(prefix="dlenv-") as scratch:
-            source, packages, files = _packages(folder, options, plan, found, target, Path(scratch))
+            source, packages, files = _packages(folder, options, plan, found, target, Path(scratch), problems)
             pythons, base = _own(folder, source, target, Path(scratch))
             files += base
             needs = own.requirements(plan.extras) if plan.extras else []
-        problems: list[str] = []
         files += _python(folder, options, target, problems)
         notebooks = _notebooks(folder, plan, before, problems)
         contents = Contents(
@@ -106,7 +106,7 @@ def _before(folder: Path) -> Contents | None:
 
 
 def _packages(
-    folder: Path, options: Options, plan: Plan, found: Sources, target: Target, scratch: Path
+    folder: Path, options: Options, plan: Plan, found: Sources, target: Target, scratch: Path, problems: list[str]
 ) -> tuple[Source, Sequence[Package], list[File]]:
     """The wheels of the environment, from the first source that gives all of them."""
     needs = own.requirements(plan.extras) if plan.extras else []
@@ -117,18 +117,22 @@ def _packages(
     for source in found.packages:
         say(f"Resolving torch {source.candidate.torch} ({source.candidate.build}) from {source.label}")
         try:
+            packed = repacked.wheels(plan, source, scratch)
             locked = install.lock(
                 _interpreter(target),
                 plan,
                 msgspec.structs.replace(source, environment={**source.environment, **target.environment}),
                 scratch,
-                requirements=needs,
+                requirements=[*needs, *packed.requirements],
                 constraints=bounds,
+                wheels=packed.folder,
             )
             wanted = wheels.chosen(locked.file, target)
             size = f", {locked.size / 1e6:,.0f} MB" if locked.size else ""
             say(f"Resolved {len(wanted)} packages{size}; fetching them")
-            return source, locked.packages, wheels.fetched(wanted, folder)
+            files = wheels.fetched(wanted, folder)
+            problems += packed.problems
+            return source, locked.packages, files
         except (uv.Failed, SetupError, Unreachable) as error:
             failures.append(f"{source.label}: {error}")
             say(f"{source.label} did not do: {error}")

@@ -20,7 +20,7 @@ from dlenv.managers.source import Source, Sources
 from dlenv.notebooks import kernel
 from dlenv.plan import Candidate, Plan
 from dlenv.probe import Report
-from dlenv.setup import own, proof, room, sources
+from dlenv.setup import own, proof, repacked, room, sources
 from dlenv.setup.model import Options, Outcome
 
 # Makes an empty environment: (where, interpreter's version, variables for each source of it) -> its Python.
@@ -147,13 +147,19 @@ def _filled(
         say(f"Installing torch {source.candidate.torch} ({source.candidate.build}) from {source.label}")
         try:
             expected = None
+            packed = repacked.wheels(plan, source, scratch)
             if options.record:
                 packages = options.record.packages
             else:
                 needs = own.requirements(plan.extras) if plan.extras else []
-                bounds = own.constraints(plan) if plan.extras else []
                 locked = install.lock(
-                    ["--python", python], plan, source, scratch, requirements=needs, constraints=bounds
+                    ["--python", python],
+                    plan,
+                    source,
+                    scratch,
+                    requirements=[*needs, *packed.requirements],
+                    constraints=own.constraints(plan) if plan.extras else [],
+                    wheels=packed.folder,
                 )
                 packages, expected = locked.packages, locked.size
                 size = f", {locked.size / 1e6:,.0f} MB to download at most" if locked.size else ""
@@ -162,12 +168,13 @@ def _filled(
                     say(f"Warning: {warning}")
             # A service is many processes that import much. Without bytecode each compiles it anew wherever it can't be
             # kept (PYTHONDONTWRITEBYTECODE, a folder of another user): 30 s of CPU time at each start, 12 s with it.
-            install.install(python, packages, source, scratch, size=expected, compiled="serve" in plan.extras)
+            compiled = "serve" in plan.extras
+            install.install(python, packages, source, scratch, size=expected, compiled=compiled, wheels=packed.folder)
         except uv.Failed as error:
             failures.append(f"{source.label}: {error}")
             say(f"{source.label} did not do: {error}")
             if isinstance(error, uv.Hopeless):
                 break
         else:
-            return python, source, packages, failures
+            return python, source, packages, [*failures, *packed.problems]
     raise SetupError(f"the packages could not be installed: {'; '.join(failures) or 'no source has them'}")
