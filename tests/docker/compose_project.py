@@ -9,6 +9,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 START_S = 600
+# Everything that something listens on: the rows of the kernel's tables in state 0A, or for UDP 07 (proc(5)).
+LISTENING = """
+import ipaddress, pathlib
+for name in ("tcp", "tcp6", "udp", "udp6"):
+    for line in pathlib.Path("/proc/net", name).read_text().splitlines()[1:]:
+        local, state = line.split()[1], line.split()[3]
+        if state == ("0A" if name.startswith("tcp") else "07"):
+            words, port = local.split(":")
+            raw = b"".join(bytes.fromhex(words[i : i + 8])[::-1] for i in range(0, len(words), 8))
+            print(name[:3], ipaddress.ip_address(raw), int(port, 16))
+"""
 
 
 def docker(*words: object, check: bool = True, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -52,6 +63,14 @@ class Project(NamedTuple):
         return [Container(line) for line in self.compose("ps", "--all", "--quiet", service).stdout.split()]
 
 
+class Listener(NamedTuple):
+    """A socket that something listens on."""
+
+    protocol: str
+    address: str
+    port: int
+
+
 class Container(NamedTuple):
     """A container by its id."""
 
@@ -68,6 +87,11 @@ class Container(NamedTuple):
         """Where the host reaches it directly, on every port that it listens on."""
         (network,) = self.facts["NetworkSettings"]["Networks"].values()
         return str(network["IPAddress"])
+
+    def listening(self) -> list[Listener]:
+        """Every TCP and UDP socket that something listens on inside."""
+        lines = [line.split() for line in self.python(LISTENING).stdout.splitlines()]
+        return [Listener(protocol, address, int(port)) for protocol, address, port in lines]
 
     @property
     def health(self) -> str:

@@ -29,6 +29,17 @@ for process in pathlib.Path("/proc").glob("[0-9]*"):
     if int(process.name) not in (1, os.getpid()):
         os.kill(int(process.name), signal.SIGKILL)
 """
+REACH = """
+import concurrent.futures, socket
+def reach(target):
+    try:
+        with socket.create_connection(target, 3):
+            return target
+    except OSError:
+        return None
+with concurrent.futures.ThreadPoolExecutor(64) as pool:
+    print(*filter(None, pool.map(reach, TARGETS)), sep="\\n", end="")
+"""
 CLIENTS = 8
 BACK_S = 120
 
@@ -76,6 +87,18 @@ def test_replicas_are_on_both_workers_and_none_on_the_head(cluster: Project) -> 
         assert not any(worker.facts["NetworkSettings"]["Ports"].values())
     ready = httpx.get(f"http://127.0.0.1:{cluster.variables['DLENV_PORT']}/v2/health/ready", trust_env=False)
     assert ready.status_code == 200
+
+
+def test_nobody_outside_of_its_network_reaches_a_node(cluster: Project, image: str) -> None:
+    nodes = [cluster.container("head"), *cluster.containers("worker")]
+    targets = [(node.address, each.port) for node in nodes for each in node.listening() if each.protocol == "tcp"]
+    assert len(targets) > 20
+    inside = nodes[0].python(f"TARGETS = {targets}\n{REACH}").stdout
+    assert len(inside.splitlines()) > 5  # nodes talk to each other, so what is tried below can answer
+    # Docker's default network stands for any machine outside.
+    code = f"TARGETS = {targets}\n{REACH}"
+    outside = docker("run", "--rm", "--entrypoint", "/opt/dlenv/bin/python", image, "-I", "-c", code)
+    assert outside.stdout == ""
 
 
 def test_every_node_has_the_variables_that_ray_needs(cluster: Project) -> None:

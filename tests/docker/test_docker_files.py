@@ -60,7 +60,7 @@ def test_gpus_are_reserved_on_top(engine: None) -> None:
 
 @pytest.mark.parametrize(
     ("file", "profile"),
-    [("compose.yaml", "observability"), ("docker/compose.cluster.yaml", "")],
+    [("compose.yaml", "observability"), ("compose.yaml", "notebooks"), ("docker/compose.cluster.yaml", "")],
 )
 def test_every_container_has_the_least_rights(engine: None, file: str, profile: str) -> None:
     found = read(engine, file, profile=profile)
@@ -71,6 +71,15 @@ def test_every_container_has_the_least_rights(engine: None, file: str, profile: 
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert service["restart"] == "unless-stopped"
         assert service["mem_limit"]
+
+
+def test_notebooks_are_for_this_machine_unless_somebody_says_otherwise(engine: None) -> None:
+    found = read(engine, profile="notebooks", DLENV_ADDRESS="0.0.0.0")
+    assert published(found)["notebooks"] == ("127.0.0.1", "8888")
+    found = read(engine, profile="notebooks", DLENV_NOTEBOOKS_ADDRESS="192.0.2.1", DLENV_NOTEBOOKS="./d2l")
+    assert published(found)["notebooks"] == ("192.0.2.1", "8888")
+    (work,) = found["services"]["notebooks"]["volumes"]
+    assert (work["type"], work["target"]) == ("bind", "/work")
 
 
 def test_observability_is_for_this_machine(engine: None) -> None:

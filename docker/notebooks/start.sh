@@ -1,0 +1,19 @@
+#!/bin/sh
+# JupyterLab with the course's notebooks in /work, for compose.yaml's profile `notebooks`.
+set -eu
+
+folder=/work/d2l-$COURSE
+if [ ! -d "$folder" ]; then
+  # A course without its notebooks is still an environment: say so, and go on. The next start tries again.
+  dlenv notebooks fetch --course "$COURSE" --notebooks "$folder" ${NOTEBOOKS_MIRROR:+--mirror "$NOTEBOOKS_MIRROR"} \
+    || echo "The course's notebooks could not be fetched, so JupyterLab starts without them. Put an archive of them in" \
+      "the work directory and run: docker compose exec notebooks dlenv notebooks fetch --notebooks $folder --from" \
+      "/work/ARCHIVE" >&2
+fi
+
+# Jupyter makes a token and shows it with its address, unless the secret has one.
+if [ -s /run/secrets/notebooks_token ]; then
+  export JUPYTER_TOKEN_FILE=/run/secrets/notebooks_token
+fi
+exec dlenv lab --env /opt/course --notebooks /work --no-browser --port 8888 -- --ip=0.0.0.0 \
+  --ServerApp.port_retries=0 --ServerApp.custom_display_url="http://127.0.0.1:${NOTEBOOKS_PORT:-8888}"
