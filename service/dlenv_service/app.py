@@ -39,8 +39,10 @@ __all__ = [
 APP = "dlenv"
 DEPLOYMENT = "service"
 
-HEALTH_PERIOD_S = 5.0
-HEALTH_TIMEOUT_S = 15.0
+# A replica that does not say for three checks in a row that it is well is replaced (ray/serve/_private/constants.py,
+# REPLICA_HEALTH_CHECK_UNHEALTHY_THRESHOLD): one that hangs is found out within 18 s.
+HEALTH_PERIOD_S = 3.0
+HEALTH_TIMEOUT_S = 5.0
 LAST_REQUESTS_S = 0.3
 
 

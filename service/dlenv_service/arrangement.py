@@ -67,6 +67,9 @@ def arrange(settings: Settings, directory: Path) -> Arrangement:
         # (src/ray/common/ray_config_def.h).
         "RAY_worker_niceness": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # A replica that hangs can't end by itself: it would keep its port for as long as requests get to finish, and
+        # with it, where there is one port, the replica that is to take its place.
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         # Marks every process of this run; processes.py finds what is left of it by this.
         "RAY_TMPDIR": str(directory / RAY_FILES),
     }
@@ -135,6 +138,9 @@ def _haproxy(directory: Path, binary: str) -> dict[str, str]:
         # A replica that hangs would hold its connections for ever, a client its own for an hour.
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "120",
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "120",
+        # An HAProxy that died is started again after three looks at it (ray/serve/_private/constants.py,
+        # PROXY_HEALTH_CHECK_UNHEALTHY_THRESHOLD); by default they are 10 s apart.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
         # HAProxy looks at replicas every 250 ms while they change; that is how long it needs to leave one out.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         # After a reload the old HAProxy finishes what it has; nothing of ours takes longer than the deadline.

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 
@@ -58,7 +58,10 @@ def run_on_ray(settings: Settings, say: Say) -> int:
     if settings.keys is not None:
         keyfile.read(settings.keys)  # for its errors, which come in a moment and not with the replica
     with run_directory() as directory:
-        return Launcher(settings, say, arrange(settings, directory), directory).run()
+        code = Launcher(settings, say, arrange(settings, directory), directory).run()
+    if code:
+        _leave(code)
+    return code
 
 
 def serve_config(settings: Settings) -> dict[str, Any]:
@@ -272,6 +275,18 @@ class Launcher:
         self.say(f"{what} ...")
         yield
         self.say(f"{what}: {time.monotonic() - began:.1f} s")
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process here and now.
+
+    Threads of Ray's that are still connected to what has died make a segmentation fault of it while Python takes itself
+    apart.
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def _global_node() -> Any:
