@@ -134,8 +134,8 @@ def _http() -> Iterator[str]:
     described = document(keys=True)
     yield "# HTTP interface\n"
     yield "The same, with schemas, is what a running service answers at `/openapi.json`, and as a page at `/docs`. The"
-    yield "scope is asked for where the service has [API keys](../security.md). Every answer carries `X-Request-Id`; every"
-    yield 'error is `{"error": "<what, which value, what to do>"}` with one of the statuses in [](errors.md).\n'
+    yield "scope is asked for where the service has [API keys](../security.md). Every answer carries `X-Request-Id`;"
+    yield 'every error is `{"error": "<what, which value, what to do>"}` with one of the statuses in [](errors.md).\n'
     operations = [
         (path, verb, operation)
         for path, methods in described["paths"].items()
