@@ -7,6 +7,8 @@
 # make bench       measure dlenv beside other model servers (forty minutes; builds their environments in .bench)
 # make docs        the documentation as a site, in docs/_build
 # make reference   write docs/reference again, from the code
+# make audit       known vulnerabilities and licences of everything that is locked and installed
+# make sbom        dist/sbom.cdx.json: all packages that a service can have, with versions and hashes (CycloneDX)
 # make lock        resolve the requirement files again
 # make clean       remove what was built (not the environments)
 
@@ -14,12 +16,13 @@ PYTHON    ?= python3
 # dlenv without PyTorch: what sets up the other environments.
 BOOTSTRAP ?= .venv-bootstrap
 DEV       ?= .venv-dev
+AUDIT     ?= .venv-audit
 BIN       := $(DEV)/bin
 UV        := $(BOOTSTRAP)/bin/uv
 # Ray reports usage to its makers unless told not to.
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: serve test test-fast test-docker lint bench docs reference lock clean
+.PHONY: serve test test-fast test-docker lint bench docs reference licences audit sbom lock clean
 
 serve: $(BOOTSTRAP)/.done
 	$(BOOTSTRAP)/bin/dlenv setup --env .venv --course none --with serve --yes
@@ -48,6 +51,17 @@ docs: $(DEV)/.done
 reference: $(DEV)/.done
 	$(BIN)/python docs/generate.py
 
+licences: $(DEV)/.done
+	$(BIN)/python requirements/licences.py
+
+audit: licences $(AUDIT)/.done
+	$(AUDIT)/bin/python requirements/audit.py
+
+sbom: $(AUDIT)/.done
+	mkdir -p dist
+	$(AUDIT)/bin/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application --output-reproducible \
+		--output-format JSON --output-file dist/sbom.cdx.json requirements/serve.txt
+
 clean:
 	rm -rf dist build docs/_build .pytest_cache .mypy_cache .ruff_cache runs
 
@@ -63,6 +77,11 @@ $(DEV)/.done: requirements/dev.txt $(BOOTSTRAP)/.done
 	test -d $(DEV) || $(UV) venv --quiet --python $(BOOTSTRAP)/bin/python $(DEV)
 	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements/dev.txt
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(AUDIT)/.done: requirements/audit.txt $(BOOTSTRAP)/.done
+	test -d $(AUDIT) || $(UV) venv --quiet --python $(BOOTSTRAP)/bin/python $(AUDIT)
+	$(UV) pip install --quiet --python $(AUDIT)/bin/python --require-hashes -r requirements/audit.txt
 	touch $@
 
 # One resolution for every supported Python and system; the other files are parts of dev.txt, with the same versions.
