@@ -151,7 +151,7 @@ class Tracing:
             span.set_attribute("error.type", str(status))
             span.set_status(trace.StatusCode.ERROR)
         parent = trace.set_span_in_context(span)
-        for name, first, last in parts:
+        for name, first, last in parts if span.is_recording() else ():
             self._tracer.start_span(name, parent, start_time=epoch + first).end(epoch + last)
         span.end(epoch + now)
         context = span.get_span_context()
