@@ -23,6 +23,7 @@ COMMANDS = {
     "completion": "Print what makes a shell complete dlenv's commands.",
     "doctor": "Examine this machine and an environment: what is wrong, and how to put it right.",
     "evaluate": "Measure a model on its held-out data.",
+    "experiment": "Run the experiments of the course: a table, a picture, and what the course says.",
     "keys": "Make, list and remove the API keys of a service.",
     "lab": "Open JupyterLab on the course's notebooks, with the right kernel.",
     "models": "List, show, check and remove the models in the repository.",

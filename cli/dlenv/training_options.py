@@ -53,7 +53,9 @@ _DECLARED = (
     ),
     click.option("--code", type=int, metavar="N", help="autoencoder: numbers in the code. [default: 32]"),
     click.option(
-        "--activation", type=click.Choice(["relu", "sigmoid", "tanh"]), help="mlp, lenet, autoencoder. [default: relu]"
+        "--activation",
+        type=click.Choice(["relu", "sigmoid", "tanh", "none"]),
+        help="mlp, lenet, autoencoder. [default: relu]",
     ),
     click.option(
         "--dropout", type=float, metavar="P", help="Dropout in fully connected layers, 0 to 0.95. [default: 0]"

@@ -12,7 +12,7 @@ from typing import Any
 
 from dlenv_models import _check, sizes
 
-ACTIVATIONS = ("relu", "sigmoid", "tanh")
+ACTIVATIONS = ("relu", "sigmoid", "tanh", "none")
 INITS = ("default", "xavier", "kaiming")
 
 MAX_CLASSES = 1000

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib import font_manager, rc_context
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import nn
@@ -45,7 +46,7 @@ def write_history(history: Sequence[Epoch], metrics: Metrics, folder: Path) -> l
 @_fonts
 def learning_curves(history: Sequence[Epoch], path: Path) -> Path:
     """Loss and accuracy of training and validation over the epochs, as PNG at ``path``."""
-    figure = _figure(10, 4)
+    figure = new_figure(10, 4)
     loss, accuracy = figure.subplots(1, 2)
     epochs = [epoch.epoch for epoch in history]
     for split in ("train", "validation"):
@@ -55,7 +56,7 @@ def learning_curves(history: Sequence[Epoch], path: Path) -> Path:
         axes.set(xlabel="epoch", ylabel=label)
         axes.grid(alpha=0.3)
         axes.legend()
-    return _save(figure, path)
+    return save(figure, path)
 
 
 @_fonts
@@ -64,7 +65,7 @@ def gradient_norms(history: Sequence[Epoch], path: Path) -> Path:
 
     Where it is orders of magnitude shorter near the input, gradients vanish on their way down (d2l 5.4).
     """
-    figure = _figure(8, 4)
+    figure = new_figure(8, 4)
     axes = figure.subplots()
     layers = _layers(history)
     for number, layer in enumerate(layers):
@@ -74,7 +75,7 @@ def gradient_norms(history: Sequence[Epoch], path: Path) -> Path:
     axes.set(xlabel="epoch", ylabel="norm of the gradient", title="gradients of the weights", yscale="log")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, ncols=1 + len(layers) // 16, loc="center left", bbox_to_anchor=(1, 0.5))
-    return _save(figure, path)
+    return save(figure, path)
 
 
 @_fonts
@@ -82,7 +83,7 @@ def confusion_matrix(metrics: Metrics, classes: Sequence[str], path: Path) -> Pa
     """How many held-out rows of each class (line) were called what (column), as PNG at ``path``."""
     counts = np.array(metrics.confusion)
     size = 2.5 + 0.45 * min(len(classes), 40)
-    figure = _figure(size, size)
+    figure = new_figure(size, size)
     axes = figure.subplots()
     axes.imshow(counts, cmap="Blues")
     axes.set(xlabel="predicted", ylabel="true", title=f"held-out accuracy {metrics.test_accuracy:.2%}")
@@ -93,20 +94,28 @@ def confusion_matrix(metrics: Metrics, classes: Sequence[str], path: Path) -> Pa
             if count:
                 color = "white" if count > counts.max() / 2 else "black"
                 axes.text(called, true, str(count), ha="center", va="center", color=color, fontsize=8)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 @_fonts
 def decision_boundary(module: nn.Module, preprocessing: Preprocessing, dataset: Dataset, path: Path) -> Path:
     """The class that the module gives to each point of the plane, and the held-out points, as PNG at ``path``."""
+    figure = new_figure(6, 6)
+    axes = figure.subplots()
+    draw_regions(axes, module, preprocessing, dataset)
+    axes.legend(loc="upper right")
+    axes.set(title="decision boundary and held-out points", aspect="equal")
+    return save(figure, path)
+
+
+def draw_regions(axes: Axes, module: nn.Module, preprocessing: Preprocessing, dataset: Dataset) -> None:
+    """Colour each point of the plane by the class that the module gives to it, and draw the held-out points."""
     points, labels = dataset.test.inputs.numpy(), dataset.test.labels.numpy()
     low, high = points.min(axis=0), points.max(axis=0)
     margin = (high - low) * 0.1
     x, y = (np.linspace(a, b, 300, dtype=np.float32) for a, b in zip(low - margin, high + margin, strict=True))
     grid = torch.from_numpy(np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2))
     called = predict(module, preprocessing, grid).argmax(dim=1).numpy().reshape(len(y), len(x))
-    figure = _figure(6, 6)
-    axes = figure.subplots()
     # One level between each two neighbouring classes, so that each gets one colour of the map.
     levels = np.arange(len(dataset.classes) + 1) - 0.5
     axes.contourf(x, y, called, levels=levels, cmap="viridis", alpha=0.35)
@@ -114,9 +123,6 @@ def decision_boundary(module: nn.Module, preprocessing: Preprocessing, dataset: 
         x, y = points[labels == label].T
         color = [label / max(1, len(dataset.classes) - 1)] * len(x)
         axes.scatter(x, y, s=8, c=color, vmin=0, vmax=1, cmap="viridis", label=_plain(name))
-    axes.legend(loc="upper right")
-    axes.set(title="decision boundary and held-out points", aspect="equal")
-    return _save(figure, path)
 
 
 def _layers(history: Sequence[Epoch]) -> list[str]:
@@ -124,14 +130,15 @@ def _layers(history: Sequence[Epoch]) -> list[str]:
     return list(dict.fromkeys(layer for epoch in history for layer in epoch.gradient_norms))
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """A figure of its own, in inches: pyplot would keep global state and may want a display."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Write the figure as PNG to ``path``, and return that."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a box in the picture is enough
         figure.savefig(path, dpi=120)

@@ -24,7 +24,12 @@ from dlenv_models.pretraining import Autoencoder, DeepBelief
 
 __all__ = ["ARCHITECTURES", "Ensemble", "build"]
 
-_ACTIVATIONS: Mapping[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+_ACTIVATIONS: Mapping[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "none": nn.Identity,  # to show that layers without one come to a single linear layer: d2l 5.1.1
+}
 
 
 def build(name: str, **arguments: Any) -> nn.Module:
