@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import psutil
 import torch
 
@@ -11,6 +12,7 @@ from dlenv.errors import ModelInvalid
 from dlenv_models.architectures import largest_activation, parameters
 from dlenv_models.manifest import Manifest
 from dlenv_models.repository import LoadedModel
+from dlenv_service.batcher import Array
 from dlenv_service.config import Settings
 from dlenv_service.engine import CpuEngine, CudaEngine, Engine, classify
 from dlenv_service.tensors import DTYPES, Signature
@@ -18,6 +20,10 @@ from dlenv_service.tensors import DTYPES, Signature
 __all__ = ["signature_of", "warm_engine"]
 
 log = logging.getLogger("dlenv.service")
+
+# Rows of the self-test, and how far from eager float32 a probability may be: kernels sum in different orders.
+TESTED = 2
+TOLERANCE = 1e-3
 
 
 def signature_of(manifest: Manifest, max_rows: int) -> Signature:
@@ -37,7 +43,7 @@ def warm_engine(model: LoadedModel, signature: Signature, settings: Settings, de
     """PyTorch's engine for a model, warmed up.
 
     Raises:
-        ModelInvalid: the device has no memory for it, or its first batch fails there.
+        ModelInvalid: the device has no memory for it, its first batch fails there, or it answers what it should not.
     """
     prepare = model.manifest.preprocessing
     module = classify(model.module, signature.shape, prepare.scale, prepare.mean, prepare.std)
@@ -45,8 +51,12 @@ def warm_engine(model: LoadedModel, signature: Signature, settings: Settings, de
     torch.set_num_threads(settings.threads)  # a setting of each thread's own
     _check_memory(model.manifest, settings.max_batch, device)
     try:
+        rows = _sample(signature, min(TESTED, settings.max_batch))
+        with torch.inference_mode():
+            wanted = module.eval()(torch.from_numpy(rows))[0].numpy()
         engine: Engine = kind(module, signature.shape, signature.dtype, settings.max_batch)
         engine.warm_up()
+        got = engine.run([rows], len(rows))[0].probabilities
     except RuntimeError as error:  # PyTorch's own, out of memory included
         log.debug("%s failed its warm-up", signature.model, exc_info=True)
         reason = str(error).partition("\n")[0]
@@ -54,7 +64,30 @@ def warm_engine(model: LoadedModel, signature: Signature, settings: Settings, de
             f"its first batches of up to {settings.max_batch} rows failed on {device} ({reason}); "
             "lower --max-batch or use another --device"
         ) from None
+    _self_test(got, wanted, device)
     return engine
+
+
+def _sample(signature: Signature, count: int) -> Array:
+    """Rows of what the model takes, the same each time."""
+    random = np.random.default_rng(0)
+    shape = (count, *signature.shape)
+    if signature.dtype == np.uint8:
+        return random.integers(0, 256, shape, dtype=np.uint8)
+    return random.standard_normal(shape).astype(signature.dtype)
+
+
+def _self_test(got: Array, wanted: Array, device: torch.device) -> None:
+    """Refuse a model whose answers are no probabilities, or not those of PyTorch on the CPU.
+
+    Raises:
+        ModelInvalid: with how far off they are.
+    """
+    if not np.isfinite(wanted).all():
+        raise ModelInvalid("its answers to ordinary rows are no numbers: its weights overflow; train it again")
+    off = float(np.abs(got - wanted).max())
+    if not off <= TOLERANCE:
+        raise ModelInvalid(f"on {device} its probabilities are off by {off:.2g} from PyTorch's on a CPU")
 
 
 def _check_memory(manifest: Manifest, max_batch: int, device: torch.device) -> None:

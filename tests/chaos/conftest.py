@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
 
@@ -20,6 +21,15 @@ LONG = "TEST_CHAOS"
 
 FIGURES: list[Figure] = []
 HEADS = ("fault", "good", "wrong", "lost", "at most", "told to come back", "not accepted", "full service after, s")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No model of whoever runs the tests lies over the shipped ones."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        environment.delenv("DLENV_REPOSITORY", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

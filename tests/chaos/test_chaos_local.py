@@ -111,6 +111,7 @@ def test_a_thousand_clients_leave(fronted: Process, asked: list[Question], figur
     assert stats["model_stats"][0]["inference_stats"]["success"]["count"] >= figure.good
 
 
+@pytest.mark.chaos
 def test_the_main_process_is_stopped_for_a_while(fronted: Process, asked: list[Question], figures: Figures) -> None:
     """Nobody replaces it here; it goes on where it was, and its fronts have not been taken for dead meanwhile."""
     before = fronts(fronted)
@@ -129,6 +130,7 @@ def test_the_main_process_is_stopped_for_a_while(fronted: Process, asked: list[Q
     assert fronts(fronted) == before
 
 
+@pytest.mark.chaos
 def test_the_main_process_is_killed(asked: list[Question], figures: Figures) -> None:
     """Its fronts end with it, and the port is free for the next one."""
     with process("--models", MODEL, "--fronts", "2") as it:
@@ -154,6 +156,7 @@ def test_the_main_process_is_killed(asked: list[Question], figures: Figures) -> 
 FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
 
 
+@pytest.mark.chaos
 @pytest.mark.skipif(FAKETIME is None, reason="needs libfaketime (apt-get install libfaketime)")
 @pytest.mark.parametrize("count", [0, 1])
 def test_the_clock_jumps(tmp_path: Path, asked: list[Question], figures: Figures, count: int) -> None:

@@ -155,7 +155,7 @@ def test_a_model_that_hangs_leaves_nobody_waiting(root: Path, asked: list[Questi
     assert figure.back_s < 4
 
 
-@pytest.mark.parametrize("engine", ["made to fail", "host memory"])
+@pytest.mark.parametrize("engine", ["made to fail", pytest.param("host memory", marks=pytest.mark.chaos)])
 def test_a_model_out_of_memory_is_run_in_smaller_batches_and_recovers(
     root: Path, asked: list[Question], figures: Figures, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
@@ -295,6 +295,7 @@ def test_a_repository_that_can_only_be_read_is_served_and_reloaded(
 
 
 @linux
+@pytest.mark.chaos
 def test_a_full_cache_costs_onnx_runtime_and_no_answer(
     small_disk: Path, root: Path, asked: list[Question], monkeypatch: pytest.MonkeyPatch
 ) -> None:
