@@ -29,6 +29,7 @@ COMMANDS = {
     "models": "List, show, check and remove the models in the repository.",
     "notebooks": "Fetch, list and run the course's notebooks.",
     "predict": "Ask a model about images or rows.",
+    "runs": "List, show and compare what was trained.",
     "serve": "Serve models over HTTP.",
     "setup": "Build an environment that provably works on this machine.",
     "train": "Train a classifier and publish it to the model repository.",

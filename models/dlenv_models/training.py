@@ -56,6 +56,12 @@ class Epoch:
     rate: float
     gradient_norms: Mapping[str, float] = field(default_factory=dict)  # of each layer's weights, in the last step
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """What a run's record keeps of it."""
+        names = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "rate")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True)
 class Step:

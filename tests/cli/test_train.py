@@ -34,7 +34,7 @@ def test_train_publishes_draws_and_reports(run: Run, tmp_path: Path) -> None:
     pictures = {path.name for path in Path(f"runs/spiral-mlp-v{version}").iterdir()}
     assert pictures == {
         *("learning-curves.png", "confusion-matrix.png", "decision-boundary.png"),
-        *("gradient-norms.png", "history.csv", "metrics.json"),
+        *("gradient-norms.png", "history.csv", "metrics.json", "run.json", "metrics.jsonl"),
     }
     assert "Training mlp on spiral: 1,800 rows" in result.stderr
     assert "epoch 2/2: loss" in result.stderr

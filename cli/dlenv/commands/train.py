@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from dlenv_models.data import Dataset
     from dlenv_models.manifest import Metrics
     from dlenv_models.repository import Entry
-    from dlenv_models.training import Trained
+    from dlenv_models.runs import Recorder
+    from dlenv_models.training import Epoch, Trained
 
 # They say where things lie on this machine, so they don't belong into the command that a manifest shows.
-_LOCAL = ("repository", "output", "data_dir", "mirror", "as_json")
+_LOCAL = ("repository", "output", "data_dir", "mirror", "track", "as_json")
 
 
 @click.command(
@@ -75,6 +76,13 @@ Examples:
     help="Where downloaded datasets are kept. [default: $DLENV_DATA_DIR, or a folder in your cache]",
 )
 @click.option("--mirror", metavar="URL", help="Download the dataset from here only.")
+@click.option(
+    "--track",
+    multiple=True,
+    metavar="tensorboard|mlflow[:WHERE]",
+    help="Tell TensorBoard (a folder) or MLflow (an address) of the run, too; its record is in the output folder "
+    "anyway: dlenv runs.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 @needs("train")
@@ -84,7 +92,7 @@ def command(ctx: click.Context, /, architecture: str, data: str, name: str | Non
     ARCHITECTURE is linear, mlp, lenet, alexnet, vgg, nin, resnet18, lstm, autoencoder, rbm, dbn or ensemble. The
     defaults give good results for spiral, digits and mnist5k. The same seed on the same machine gives the same weights.
     """
-    from dlenv_models import threads
+    from dlenv_models import runs, threads
     from dlenv_models.architectures import ARCHITECTURES
     from dlenv_models.data import load
     from dlenv_models.evaluation import measure
@@ -107,16 +115,49 @@ def command(ctx: click.Context, /, architecture: str, data: str, name: str | Non
     if given["folds"]:
         _cross_validate(architecture, dataset, options, arguments, given["folds"], given["as_json"])
         return
-    trained = _train(architecture, members, dataset, options, arguments)
-    metrics = measure(trained.module, trained.preprocessing, dataset.test, len(dataset.classes))
-    entry = _publish(repository, name, dataset, trained, metrics, _seed(given["seed"]), _command_line(ctx))
-    folder = given["output"] or Path("runs") / f"{entry.name}-v{entry.version}"
-    files = _draw(folder, dataset, trained, metrics)
+    line = _command_line(ctx)
+    parameters = {"members": members} if members else {}
+    recorder = _recorder(name, line, architecture, dataset, {**parameters, **options, **arguments}, given)
+    with runs.ended(recorder):
+        trained = _train(architecture, members, dataset, options, arguments, recorder)
+        metrics = measure(trained.module, trained.preprocessing, dataset.test, len(dataset.classes))
+        entry = _publish(repository, name, dataset, trained, metrics, _seed(given["seed"]), line)
+        result = {"test_accuracy": metrics.test_accuracy, "test_loss": metrics.test_loss}
+        took = {**trained.architecture.arguments, **trained.options, "seed": _seed(given["seed"])}
+        recorder.end("finished", result=result, model=f"{entry.name}/{entry.version}", parameters=took)
+    folder = given["output"] or runs.free(Path("runs") / f"{entry.name}-v{entry.version}")
+    files = [*_draw(folder, dataset, trained, metrics), *recorder.move(folder)]
     _report(entry, dataset, trained, metrics, files, given["as_json"])
 
 
+def _recorder(
+    name: str, line: str, architecture: str, dataset: Dataset, parameters: dict[str, Any], given: dict[str, Any]
+) -> Recorder:
+    """The record of the run, where its pictures will be, or beside until it is known which version that is."""
+    from dlenv_models import runs
+    from dlenv_models.trackers import tracker
+
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
+    folder = given["output"] or Path("runs") / f"{name}-{stamp}"
+    return runs.record(
+        folder,
+        name=name,
+        command=line,
+        architecture=architecture,
+        data=dataset.name,
+        parameters=parameters,
+        trackers=[tracker(wanted, folder, f"{name}-{stamp}", name, parameters) for wanted in given["track"]],
+        log=say,
+    )
+
+
 def _train(
-    architecture: str, members: list[str], dataset: Dataset, options: dict[str, Any], arguments: dict[str, Any]
+    architecture: str,
+    members: list[str],
+    dataset: Dataset,
+    options: dict[str, Any],
+    arguments: dict[str, Any],
+    recorder: Recorder,
 ) -> Trained:
     from dlenv_models import training
     from dlenv_models.ensembles import train_ensemble
@@ -125,9 +166,14 @@ def _train(
     who = f"{architecture} of {', '.join(members)}" if members else architecture
     say(f"Training {who} on {dataset.name}: {len(dataset.train):,} rows, {chosen.epochs} epochs.")
     with TrainingProgress(chosen.epochs) as talk:
+
+        def on_epoch(epoch: Epoch) -> None:
+            talk.on_epoch(epoch)
+            recorder.epoch(epoch.figures)
+
         if members:
-            return train_ensemble(members, dataset, options, arguments, talk.on_step, talk.on_epoch)
-        return training.train(architecture, dataset, chosen, arguments, talk.on_step, talk.on_epoch)
+            return train_ensemble(members, dataset, options, arguments, talk.on_step, on_epoch)
+        return training.train(architecture, dataset, chosen, arguments, talk.on_step, on_epoch)
 
 
 def _cross_validate(
