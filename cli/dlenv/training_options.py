@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["ARGUMENTS", "OPTIONS", "how_to_train"]
+__all__ = ["ARGUMENTS", "OPTIONS", "how_to_train", "what_to_train"]
 
 # Which of the options are arguments of the architecture, and which are fields of dlenv_models.options.Options.
 ARGUMENTS = ("hidden", "channels", "code", "activation", "dropout", "batch_norm", "init")
@@ -22,7 +22,16 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def how_to_train(command: Command) -> Command:
     """Give a command all these options; those that were not given are None."""
-    for option in reversed(_DECLARED):
+    return _with((*_ARCHITECTURE, *_TRAINING), command)
+
+
+def what_to_train(command: Command) -> Command:
+    """Give a command the arguments of architectures only."""
+    return _with(_ARCHITECTURE, command)
+
+
+def _with(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
+    for option in reversed(options):
         command = option(command)
     return command
 
@@ -36,7 +45,7 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
         raise click.BadParameter(problem, ctx, param) from None
 
 
-_DECLARED = (
+_ARCHITECTURE = (
     click.option(
         "--hidden",
         callback=_sizes,
@@ -62,6 +71,8 @@ _DECLARED = (
     ),
     click.option("--batch-norm/--no-batch-norm", default=None, help="mlp, lenet: batch normalisation. [default: off]"),
     click.option("--init", type=click.Choice(["default", "xavier", "kaiming"]), help="Initial weights."),
+)
+_TRAINING = (
     click.option("--epochs", type=int, help="Passes over the training data. [default: 50 for images, 100 for rows]"),
     click.option("--batch-size", type=int, help="Examples in each step. [default: 64]"),
     click.option("--optimizer", type=click.Choice(["sgd", "adam", "adamw"]), help="[default: adam]"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from dlenv import completion
+from dlenv.commands import models_exchange
 from dlenv.console import needs, parse_reference, print_json, print_table, say
 from dlenv.errors import ModelNotFound
 
@@ -23,10 +24,16 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 Examples:
   dlenv models list
   dlenv models show mnist-lenet
+  dlenv models card mnist-lenet        a model card in Markdown
+  dlenv models export mnist-lenet --format onnx
   dlenv models verify                  hashes, and accuracies measured again""",
 )
 def command() -> None:
-    """List, show, check and remove models: your own and those that ship with dlenv."""
+    """List, show, check, exchange and remove models: your own and those that ship with dlenv."""
+
+
+for _each in (models_exchange.export, models_exchange.import_, models_exchange.card):
+    command.add_command(_each)
 
 
 @command.command(name="list")
