@@ -19,13 +19,31 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from dlenv_models.data import Dataset
-from dlenv_models.evaluation import predict
+from dlenv_models.evaluation import predict, preprocess
 from dlenv_models.manifest import Metrics, Preprocessing
-from dlenv_models.training import Epoch
+from dlenv_models.pretraining import Pretrained
+from dlenv_models.training import Epoch, Trained
 
 # The classes of one's own images may be named in Chinese, which matplotlib's own font lacks: what the system has helps.
 _CHINESE = {"Noto Sans CJK SC", "Microsoft YaHei", "PingFang SC", "SimHei", "WenQuanYi Zen Hei"}
 _fonts = rc_context({"font.family": ["DejaVu Sans", *sorted(_CHINESE.intersection(font_manager.get_font_names()))]})
+
+
+def of_training(trained: Trained, metrics: Metrics, dataset: Dataset, folder: Path) -> list[Path]:
+    """Every picture and file that fits the model and its data, into ``folder``; returns their paths."""
+    files = [
+        learning_curves(trained.history, folder / "learning-curves.png"),
+        confusion_matrix(metrics, dataset.classes, folder / "confusion-matrix.png"),
+        gradient_norms(trained.history, folder / "gradient-norms.png"),
+        *write_history(trained.history, metrics, folder),
+    ]
+    if dataset.row_shape == (2,):
+        path = folder / "decision-boundary.png"
+        files.append(decision_boundary(trained.module, trained.preprocessing, dataset, path))
+    if isinstance(trained.module, Pretrained):
+        path = folder / "reconstructions.png"
+        files.append(reconstructions(trained.module, trained.preprocessing, dataset, path))
+    return files
 
 
 def write_history(history: Sequence[Epoch], metrics: Metrics, folder: Path) -> list[Path]:
@@ -105,6 +123,19 @@ def decision_boundary(module: nn.Module, preprocessing: Preprocessing, dataset: 
     draw_regions(axes, module, preprocessing, dataset)
     axes.legend(loc="upper right")
     axes.set(title="decision boundary and held-out points", aspect="equal")
+    return save(figure, path)
+
+
+def reconstructions(module: Pretrained, preprocessing: Preprocessing, dataset: Dataset, path: Path) -> Path:
+    """Ten held-out images, and below each what the module gives back for it, as PNG at ``path``."""
+    rows = dataset.test.inputs[:: max(1, len(dataset.test) // 10)][:10]
+    with torch.inference_mode():
+        images = preprocess(preprocessing, dataset.row_shape)(rows)
+        pairs = (images, module.reconstruct(images))
+    figure = new_figure(8, 2)
+    for axes, image in zip(figure.subplots(2, len(rows)).flat, torch.cat(pairs), strict=True):
+        axes.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)
+        axes.set_axis_off()
     return save(figure, path)
 
 

@@ -142,6 +142,14 @@ def test_an_ensemble_is_a_model_like_any_other(run: Run, tmp_path: Path) -> None
     assert run("models", "verify", "vote", *repository).code == 0
 
 
+def test_what_is_learned_without_labels_is_shown(run: Run, tmp_path: Path) -> None:
+    words = ("train", "rbm", "--data", "digits", *QUICK, "--pretrain", 2, "--repository", tmp_path / "r")
+    assert run(*words, "--output", tmp_path / "o").code == 0
+    with Image.open(tmp_path / "o" / "reconstructions.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 20
+    assert run("models", "verify", "digits-rbm", "--repository", tmp_path / "r").code == 0
+
+
 def test_a_folder_of_images(run: Run, tmp_path: Path) -> None:
     for label, value in (("dark", 30), ("light", 220)):
         (tmp_path / "shades" / label).mkdir(parents=True)

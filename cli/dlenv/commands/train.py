@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from dlenv import completion
+from dlenv.commands.train_folds import cross_validate
 from dlenv.console import needs, print_json, print_table, say
 from dlenv.errors import DlenvError, UsageError
 from dlenv.progress import TrainingProgress
@@ -113,7 +114,7 @@ def command(ctx: click.Context, /, architecture: str, data: str, name: str | Non
     threads.use(architecture, given["threads"])
 
     if given["folds"]:
-        _cross_validate(architecture, dataset, options, arguments, given["folds"], given["as_json"])
+        cross_validate(architecture, dataset, options, arguments, given["folds"], given["as_json"])
         return
     line = _command_line(ctx)
     parameters = {"members": members} if members else {}
@@ -176,31 +177,6 @@ def _train(
         return training.train(architecture, dataset, chosen, arguments, talk.on_step, on_epoch)
 
 
-def _cross_validate(
-    architecture: str, dataset: Dataset, options: dict[str, Any], arguments: dict[str, Any], count: int, as_json: bool
-) -> None:
-    from dlenv_models.crossvalidation import cross_validate, mean_and_deviation
-    from dlenv_models.options import recipe
-
-    if architecture == "ensemble":
-        raise UsageError("folds: an ensemble can't be cross-validated; name the architecture of its members")
-    chosen = replace(recipe(architecture, dataset), **options)
-    rows = len(dataset.train) + len(dataset.validation)
-    say(f"Cross-validating {architecture} on {dataset.name}: {rows:,} rows in {count} folds, {chosen.epochs} epochs.")
-    with TrainingProgress(chosen.epochs) as talk:
-        folds = list(cross_validate(architecture, dataset, chosen, count, arguments, talk.on_step, talk.on_epoch))
-    accuracy, loss = (mean_and_deviation([getattr(fold, key) for fold in folds]) for key in ("accuracy", "loss"))
-    if as_json:
-        means = {"accuracy": accuracy[0], "loss": loss[0]}
-        deviations = {"accuracy": accuracy[1], "loss": loss[1]}
-        print_json({"folds": [asdict(fold) for fold in folds], "mean": means, "deviation": deviations})
-        return
-    lines = [[str(f.number), f"{f.rows:,}", f"{f.accuracy:.2%}", f"{f.loss:.4f}", f"{f.seconds:.1f} s"] for f in folds]
-    lines.append(["mean", "", f"{accuracy[0]:.2%}", f"{loss[0]:.4f}", ""])
-    lines.append(["deviation", "", f"{accuracy[1]:.2%}", f"{loss[1]:.4f}", ""])
-    print_table(["fold", "rows", "accuracy", "loss", "time"], lines)
-
-
 def _publish(
     repository: Any, name: str, dataset: Dataset, trained: Trained, metrics: Metrics, seed: int, line: str
 ) -> Entry:
@@ -237,18 +213,9 @@ def _draw(folder: Path, dataset: Dataset, trained: Trained, metrics: Metrics) ->
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        files = [
-            plots.learning_curves(trained.history, folder / "learning-curves.png"),
-            plots.confusion_matrix(metrics, dataset.classes, folder / "confusion-matrix.png"),
-            plots.gradient_norms(trained.history, folder / "gradient-norms.png"),
-            *plots.write_history(trained.history, metrics, folder),
-        ]
-        if dataset.row_shape == (2,):
-            path = folder / "decision-boundary.png"
-            files.append(plots.decision_boundary(trained.module, trained.preprocessing, dataset, path))
+        return plots.of_training(trained, metrics, dataset, folder)
     except OSError as error:
         raise DlenvError(f"the model is published, but {folder} can't be written: {error.strerror}") from None
-    return files
 
 
 def _report(
