@@ -28,7 +28,10 @@ def needs(extra: str) -> Iterator[None]:
         package = (error.name or "").partition(".")[0]
         if package in _OURS:
             raise
-        raise MissingExtra(f"this needs {package}, which is not installed: pip install 'dlenv[{extra}]'") from None
+        raise MissingExtra(
+            f"this needs {package}, which is not installed here; activate an environment that `dlenv setup --with "
+            f"{extra}` built, or pip install 'dlenv[{extra}]'"
+        ) from None
 
 
 def say(text: str) -> None:

@@ -269,7 +269,7 @@ def test_a_picture_without_matplotlib(run: Run, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = run("bench", "http://127.0.0.1:1", "--plot", "a.png")
     assert result.code == 1
-    assert "this needs matplotlib, which is not installed: pip install 'dlenv[train]'" in error(result)
+    assert "this needs matplotlib, which is not installed here; activate an environment" in error(result)
 
 
 # Misuse

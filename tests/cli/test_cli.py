@@ -41,7 +41,10 @@ def test_a_missing_package_names_the_extra() -> None:
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert result.stderr == "Error: this needs torch, which is not installed: pip install 'dlenv[train]'\n"
+    assert result.stderr == (
+        "Error: this needs torch, which is not installed here; activate an environment that `dlenv setup --with train` "
+        "built, or pip install 'dlenv[train]'\n"
+    )
 
 
 def test_an_unknown_command(run: Run) -> None:
