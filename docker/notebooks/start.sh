@@ -11,9 +11,12 @@ if [ ! -d "$folder" ]; then
       "/work/ARCHIVE" >&2
 fi
 
-# Jupyter makes a token and shows it with its address, unless the secret has one.
+# Jupyter makes a token and shows it with its address, unless the secret has one. It listens on the port that is published,
+# so that the address which it shows is the one to open.
 if [ -s /run/secrets/notebooks_token ]; then
-  export JUPYTER_TOKEN_FILE=/run/secrets/notebooks_token
+  # Not JUPYTER_TOKEN_FILE: Jupyter takes the line's end for a part of the token.
+  JUPYTER_TOKEN=$(cat /run/secrets/notebooks_token)
+  export JUPYTER_TOKEN
 fi
-exec dlenv lab --env /opt/course --notebooks /work --no-browser --port 8888 -- --ip=0.0.0.0 \
-  --ServerApp.port_retries=0 --ServerApp.custom_display_url="http://127.0.0.1:${NOTEBOOKS_PORT:-8888}"
+exec dlenv lab --env /opt/course --notebooks /work --no-browser --port "${NOTEBOOKS_PORT:-8888}" -- \
+  --ip=0.0.0.0 --ServerApp.port_retries=0

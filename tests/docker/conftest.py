@@ -83,7 +83,13 @@ def image(engine: None, checkout: Path, variables: dict[str, str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def new_project(image: str, checkout: Path, variables: dict[str, str]) -> Iterator[Callable[..., Project]]:
+def new_project(image: str, any_project: Callable[..., Project]) -> Callable[..., Project]:
+    """Make a project of a compose file and variables, where the service's image is built."""
+    return any_project
+
+
+@pytest.fixture(scope="session")
+def any_project(engine: None, checkout: Path, variables: dict[str, str]) -> Iterator[Callable[..., Project]]:
     """Make a project of a compose file and variables; at the end all of them go, with their volumes."""
     made: list[Project] = []
 

@@ -25,7 +25,7 @@ from nbclient import NotebookClient
 path = pathlib.Path(sys.argv[1])
 book = nbformat.read(path, 4)
 NotebookClient(book, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
-print(book.cells[-1].outputs[0].text)
+print(*(each.text for each in book.cells[-1].outputs if each.get("name") == "stdout"))
 """
 
 
@@ -67,7 +67,7 @@ def variables_of_notebooks(variables: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def notebooks(engine: None, new_project: Callable[..., Project], variables_of_notebooks: dict[str, str],
+def notebooks(engine: None, any_project: Callable[..., Project], variables_of_notebooks: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:  # fmt: skip
     """JupyterLab, with notebooks from the test's own server."""
     folder = tmp_path_factory.mktemp("archive")
@@ -75,7 +75,7 @@ def notebooks(engine: None, new_project: Callable[..., Project], variables_of_no
     gateway = docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}").stdout.strip()
     with served(folder, gateway) as port:
         mirror = f"http://host.docker.internal:{port}/notebooks.zip"
-        it = new_project(DLENV_NOTEBOOKS_PORT=free_port(), DLENV_NOTEBOOKS_MIRROR=mirror, **variables_of_notebooks)
+        it = any_project(DLENV_NOTEBOOKS_PORT=free_port(), DLENV_NOTEBOOKS_MIRROR=mirror, **variables_of_notebooks)
         up(it)
         yield it
 
@@ -126,16 +126,17 @@ def test_only_its_port_answers_and_the_root_is_read_only(notebooks: Project) -> 
     assert facts["HostConfig"]["ReadonlyRootfs"]
     assert facts["HostConfig"]["CapDrop"] == ["ALL"]
     published = {port: at for port, at in facts["NetworkSettings"]["Ports"].items() if at}
-    assert {port: [each["HostIp"] for each in at] for port, at in published.items()} == {"8888/tcp": ["127.0.0.1"]}
+    port = notebooks.variables["DLENV_NOTEBOOKS_PORT"]
+    assert {port: [each["HostIp"] for each in at] for port, at in published.items()} == {f"{port}/tcp": ["127.0.0.1"]}
 
 
 def test_a_secret_is_the_token_and_no_notebooks_are_no_end(
-    notebooks: Project, new_project: Callable[..., Project], variables_of_notebooks: dict[str, str], tmp_path: Path
+    notebooks: Project, any_project: Callable[..., Project], variables_of_notebooks: dict[str, str], tmp_path: Path
 ) -> None:
     secret = tmp_path / "token"
     secret.write_text("a-token-of-mine\n")
     secret.chmod(0o644)
-    it = new_project(
+    it = any_project(
         DLENV_NOTEBOOKS_PORT=free_port(),
         DLENV_NOTEBOOKS_TOKEN_FILE=str(secret),
         DLENV_NOTEBOOKS_MIRROR="http://host.docker.internal:9/none.zip",
