@@ -3,6 +3,9 @@
 #
 # make test-fast   the tests that need no Ray, build no environment and train nothing for long
 # make test-docker the image and what Compose makes of it, where a Docker engine runs (tests/docker/conftest.py)
+# make test-chaos  processes killed and stopped under load, full disks, clocks that jump (fifteen minutes)
+# make test-fuzz   a million cases; CASES=20000 is what `make test` tries
+# make soak        one service under mixed load for two hours; MINUTES=10 for less
 # make lint        formatting, linter, types
 # make bench       measure dlenv beside other model servers (forty minutes; builds their environments in .bench)
 # make docs        the documentation as a site, in docs/_build
@@ -22,7 +25,7 @@ UV        := $(BOOTSTRAP)/bin/uv
 # Ray reports usage to its makers unless told not to.
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: serve test test-fast test-docker lint bench docs reference licences audit sbom lock clean
+.PHONY: serve test test-fast test-docker test-chaos test-fuzz soak lint bench docs reference licences audit sbom lock clean
 
 serve: $(BOOTSTRAP)/.done
 	$(BOOTSTRAP)/bin/dlenv setup --env .venv --course none --with serve --yes
@@ -36,6 +39,17 @@ test-fast: $(DEV)/.done
 
 test-docker: $(DEV)/.done
 	$(BIN)/python -m pytest tests/docker
+
+test-chaos: $(DEV)/.done
+	TEST_CHAOS=1 $(BIN)/python -m pytest -s tests/chaos
+
+CASES ?= 1000000
+test-fuzz: $(DEV)/.done
+	TEST_FUZZ_CASES=$(CASES) $(BIN)/python -m pytest --timeout 7200 tests/fuzz
+
+MINUTES ?= 120
+soak: $(DEV)/.done
+	$(BIN)/python tests/chaos/soak.py --minutes $(MINUTES)
 
 lint: $(DEV)/.done
 	$(BIN)/ruff format --check .
