@@ -217,7 +217,7 @@ def _input_shape(value: object, where: str) -> list[int]:
     if len(sizes) == 1:
         return [_check.integer(sizes[0], f"{where}[0]", 1, MAX_FEATURES)]
     if len(sizes) == 2:
-        raise ValueError(f"{where}: {list(sizes)} is neither [features] nor [channels, height, width]")
+        raise ValueError(f"{where}: {_check.show(list(sizes))} is neither [features] nor [channels, height, width]")
     if _check.integer(sizes[0], f"{where}[0]", 1, 3) == 2:
         raise ValueError(f"{where}[0]: 2 channels; images have 1 (grey) or 3 (RGB)")
     height, width = (_check.integer(size, f"{where}[{i}]", 1, 4096) for i, size in enumerate(sizes[1:], 1))
