@@ -20,6 +20,8 @@ PYTHON    ?= python3
 BOOTSTRAP ?= .venv-bootstrap
 DEV       ?= .venv-dev
 AUDIT     ?= .venv-audit
+# Tests that run at once. Many of them wait most of the time.
+WORKERS   ?= 2
 BIN       := $(DEV)/bin
 UV        := $(BOOTSTRAP)/bin/uv
 # Ray reports usage to its makers unless told not to.
@@ -32,10 +34,10 @@ serve: $(BOOTSTRAP)/.done
 	exec .venv/bin/dlenv serve
 
 test: $(DEV)/.done
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 
 test-fast: $(DEV)/.done
-	$(BIN)/python -m pytest -m "not ray and not slow"
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m "not ray and not slow"
 
 test-docker: $(DEV)/.done
 	$(BIN)/python -m pytest tests/docker
