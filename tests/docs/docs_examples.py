@@ -24,6 +24,7 @@ from pathlib import Path
 RUN = ("sh", "console", "python")
 SHOWN = ("text", "yaml", "toml", "json", "promql", "powershell")
 COMMANDS = (*RUN, "powershell")
+FOLDERS = ("cli", "docker", "docs", "models", "service", "tests")
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _MARK = re.compile(r"<!-- *(not run: (?:(?!-->).)+?|service|exit code \d+) *-->\s*$", re.DOTALL)
@@ -124,6 +125,7 @@ def script(found: list[Block], ports: Ports) -> tuple[str, list[Command]]:
     ready = f"http://127.0.0.1:{ports.of('8000')}/v2/health/ready"
     lines = [
         "exec 2>&1",
+        "trap 'failed=$?' ERR",
         "trap 'kill $service 2>/dev/null; wait' EXIT",
         f"export DLENV_PORT={ports.of('8000')}",
     ]
@@ -140,7 +142,8 @@ def script(found: list[Block], ports: Ports) -> tuple[str, list[Command]]:
                     "kill -0 $service || { cat service.log; false; break; }; sleep 0.1; done\n"
                     f"curl --silent --fail --output /dev/null {shlex.quote(ready)} || {{ cat service.log; false; }}"
                 )
-            lines.append(f"{text}\nprintf '\\n{_END}%d\\n' $?")
+            # Any command of a block may fail, not only its last one.
+            lines.append(f"failed=0\n{text}\nprintf '\\n{_END}%d\\n' $((failed ? failed : $?))")
             numbered.append(command)
     return "\n".join(lines), numbered
 
@@ -170,10 +173,10 @@ def sandbox(folder: Path, root: Path) -> dict[str, str]:
     """Make ``folder`` look like a fresh checkout, which nothing can be written into; the variables for its shell."""
     work = folder / "dlenv"
     work.mkdir(parents=True)
-    for entry in root.iterdir():
-        if not entry.name.startswith(".") and entry.name not in ("runs", "README.md"):
-            (work / entry.name).symlink_to(entry)
+    for name in FOLDERS:  # nothing else: what lies there beside them is the developer's own
+        (work / name).symlink_to(root / name)
     home = folder / "home"
     home.mkdir()
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("DLENV_", "XDG_"))}
+    own = ("DLENV_", "XDG_", "VIRTUAL_ENV", "CONDA_")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(own)}
     return {**kept, "HOME": str(home), "DLENV_ENGINE": "eager", "COLUMNS": "120"}
