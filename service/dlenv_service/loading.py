@@ -15,6 +15,7 @@ from dlenv_models.repository import LoadedModel
 from dlenv_service.batcher import Array
 from dlenv_service.config import Settings
 from dlenv_service.engine import CpuEngine, CudaEngine, Engine, classify
+from dlenv_service.onnx_engine import sample
 from dlenv_service.tensors import DTYPES, Signature
 
 __all__ = ["signature_of", "warm_engine"]
@@ -51,7 +52,7 @@ def warm_engine(model: LoadedModel, signature: Signature, settings: Settings, de
     torch.set_num_threads(settings.threads)  # a setting of each thread's own
     _check_memory(model.manifest, settings.max_batch, device)
     try:
-        rows = _sample(signature, min(TESTED, settings.max_batch))
+        rows = sample(signature.shape, signature.dtype, min(TESTED, settings.max_batch))
         with torch.inference_mode():
             wanted = module.eval()(torch.from_numpy(rows))[0].numpy()
         engine: Engine = kind(module, signature.shape, signature.dtype, settings.max_batch)
@@ -66,15 +67,6 @@ def warm_engine(model: LoadedModel, signature: Signature, settings: Settings, de
         ) from None
     _self_test(got, wanted, device)
     return engine
-
-
-def _sample(signature: Signature, count: int) -> Array:
-    """Rows of what the model takes, the same each time."""
-    random = np.random.default_rng(0)
-    shape = (count, *signature.shape)
-    if signature.dtype == np.uint8:
-        return random.integers(0, 256, shape, dtype=np.uint8)
-    return random.standard_normal(shape).astype(signature.dtype)
 
 
 def _self_test(got: Array, wanted: Array, device: torch.device) -> None:

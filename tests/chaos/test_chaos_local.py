@@ -77,6 +77,7 @@ def test_a_front_is_killed(fronted: Process, asked: list[Question], figures: Fig
     assert figure.back_s < FRONT_S
 
 
+@pytest.mark.chaos
 def test_a_front_is_stopped(fronted: Process, asked: list[Question], figures: Figures) -> None:
     """Half of the connections go to it until it is found out, and are lost with it."""
     victim = fronts(fronted)[0]

@@ -58,7 +58,7 @@ BROKEN: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("fronts", [0, 1])
+@pytest.mark.parametrize("fronts", [pytest.param(0, marks=pytest.mark.chaos), 1])
 def test_versions_are_switched_and_rolled_back(tmp_path: Path, figures: Figures, fronts: int) -> None:
     root = tmp_path / "models"
     for seed in (1, 2):
