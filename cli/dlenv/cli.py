@@ -32,6 +32,7 @@ COMMANDS = {
     "runs": "List, show and compare what was trained.",
     "serve": "Serve models over HTTP.",
     "setup": "Build an environment that provably works on this machine.",
+    "tune": "Search for good options: many trainings at once, by Ray Tune.",
     "train": "Train a classifier and publish it to the model repository.",
 }
 
