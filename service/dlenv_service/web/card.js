@@ -40,7 +40,7 @@ function facts() {
     [
       "architecture",
       say(`architecture_${architecture.name}`),
-      note(details.map(([name, value]) => `${name} ${[value].flat().join(", ")}`).join(" · ")),
+      note(details.map(([name, value]) => `${name} ${listedNames(value)}`).join(" · ")),
     ],
     ["parameters", whole(card.parameters)],
     ["input", make("code", {}, `${input.name} ${input.datatype} [${input.shape.join(", ")}]`)],
@@ -50,6 +50,14 @@ function facts() {
     ["license", data.license],
     ["runs", say("runsAs", { device: served.device, engine: served.engine, batch: whole(served.max_batch) })],
   ];
+}
+
+// One value, or several; of an ensemble's members the name is enough.
+function listedNames(value) {
+  return [value]
+    .flat()
+    .map((each) => each.name ?? each)
+    .join(", ");
 }
 
 function making() {
