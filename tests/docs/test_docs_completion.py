@@ -106,7 +106,7 @@ def commands(command: click.Command, names: tuple[str, ...] = ()) -> Iterator[tu
 EXAMPLES = [
     (names, line)
     for names, command in commands(cli)
-    for line in (command.epilog or "").splitlines()
+    for line in re.sub(r"\\\n\s*", "", command.epilog or "").splitlines()  # a backslash continues a line
     if line.startswith("  ")
 ]
 
