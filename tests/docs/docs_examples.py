@@ -137,7 +137,7 @@ def script(found: list[Block], ports: Ports) -> tuple[str, list[Command]]:
             text = ports.apply(command.text)
             if block.mark == "service":
                 text = (
-                    f"{{ {text.partition('#')[0]}; }} > service.log 2>&1 & service=$!\n"
+                    f"(exec {text.partition('#')[0]}) > service.log 2>&1 & service=$!\n"
                     f"for _ in $(seq 300); do curl --silent --fail --output /dev/null {shlex.quote(ready)} && break\n"
                     "kill -0 $service || { cat service.log; false; break; }; sleep 0.1; done\n"
                     f"curl --silent --fail --output /dev/null {shlex.quote(ready)} || {{ cat service.log; false; }}"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from docs_examples import COMMANDS, RUN, SHOWN, Ports, blocks, commands, missing, outputs, sandbox, script
 
@@ -50,6 +51,16 @@ def test_the_chinese_readme_has_the_same_examples() -> None:
     assert examples(CHINESE) == examples(ENGLISH)
 
 
+def processes_of(session: int) -> list[psutil.Process]:
+    """What runs in this session, its leader included."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):  # gone by now
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the examples ask services by curl, which is not here")
 @pytest.mark.skipif(os.name == "nt", reason="the examples are for a POSIX shell")
 @pytest.mark.timeout(600)  # seconds on a quiet machine, minutes on a busy one
@@ -71,9 +82,11 @@ def test_examples(path: Path, tmp_path: Path, fonts: Path) -> None:
     try:
         printed, _ = shell.communicate(timeout=570)
     finally:
-        if shell.poll() is None:
-            os.killpg(shell.pid, signal.SIGKILL)
-            shell.communicate()
+        left = processes_of(shell.pid)
+        for process in left:
+            process.kill()
+        shell.communicate()
+    assert not left, left
     found = list(outputs(printed))
     log = tmp_path / "dlenv" / "service.log"
     said = log.read_text(encoding="utf-8") if log.exists() else ""
