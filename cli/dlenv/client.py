@@ -129,28 +129,30 @@ class Client:
         """The answer's JSON object, in which ``wanted`` is a list."""
         address = self.url + path
         until = time.monotonic() + self.deadline_s
+        told: RequestError | DataError | None = None  # what the service said last
         for pause in _pauses():
+            after = 0.0
             try:
                 status, headers, content = self._try(address, body, media, until)
             except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
                 failure: Exception = self._unreachable(address, reason(error))
-                after = 0.0
                 if not _may_pass(error):
                     raise failure from None
+                if told is not None and time.monotonic() >= until:  # it says more than that time was up
+                    raise told from None
             else:
                 answer = _object(content)
                 if 200 <= status < 300 and isinstance(answer.get(wanted), list):
                     return answer
-                failure = _refusal(address, status, headers, answer)
+                failure = told = _refusal(address, status, headers, answer)
                 of_proxy = status in OF_PROXIES and isinstance(failure, DataError)
                 if status not in LATER and not of_proxy:
                     raise failure
                 after = _seconds(headers.get("retry-after", ""))
-            pause += after
-            if time.monotonic() + pause >= until:
+            if time.monotonic() + pause + after >= until:
                 raise failure
             self._on_retry(str(failure))
-            time.sleep(pause)
+            time.sleep(pause + after)
         raise AssertionError("pauses never end")
 
     def _try(self, address: str, body: bytes, media: str, until: float) -> tuple[int, httpx.Headers, bytes]:

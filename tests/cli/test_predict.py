@@ -198,9 +198,9 @@ def test_a_running_service_is_asked(run: Run, images: Path, service: str, monkey
 
 
 def test_what_a_service_refuses_is_told(run: Run, images: Path, service: str) -> None:
-    busy = run("predict", "busy", images / "one.png", "--url", service, "--deadline", "0.2")
+    busy = run("predict", "busy", images / "one.png", "--url", service, "--deadline", "1")
     assert busy.code == 1
     assert busy.stderr.endswith("one.png: The queue is full; try again after 1 s.\n")
-    strange = run("predict", "strange", images / "one.png", "--url", service, "--deadline", "0.2")
+    strange = run("predict", "strange", images / "one.png", "--url", service, "--deadline", "1")
     assert strange.code == 1
     assert "answered with status 502, but not as dlenv does" in strange.stderr

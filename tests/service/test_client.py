@@ -201,6 +201,26 @@ def test_the_deadline_ends_it_and_pauses_grow(bad: Shape) -> None:
     assert 3 <= len(server.requests) <= 40  # pauses are drawn between 0 and 0.1, 0.2, 0.4, 0.8 s
 
 
+def test_what_was_said_last_counts_where_the_time_runs_out() -> None:
+    """The first request is told to come back, the second finds nobody who reads it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def once() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(problem(503))
+
+        thread = threading.Thread(target=once)
+        thread.start()
+        with (
+            Client(f"http://127.0.0.1:{listener.getsockname()[1]}", deadline_s=1) as client,
+            pytest.raises(Unavailable, match="no: 503"),
+        ):
+            client.infer("m", POINT)
+        thread.join()
+
+
 def test_pauses_are_drawn_anew_and_bounded() -> None:
     drawn = [[next(pauses) for _ in range(12)] for pauses in (module._pauses() for _ in range(200))]
     assert all(0 <= pause <= min(0.1 * 2**n, module.LONGEST_PAUSE_S) for each in drawn for n, pause in enumerate(each))
