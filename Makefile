@@ -3,7 +3,7 @@
 #
 # make test-fast   the tests that need no Ray, build no environment and train nothing for long
 # make test-docker the image and what Compose makes of it, where a Docker engine runs (tests/docker/conftest.py)
-# make test-chaos  processes killed and stopped under load, full disks, clocks that jump (fifteen minutes)
+# make test-chaos  processes killed and stopped under load, full disks, clocks that jump, setups that are killed
 # make test-fuzz   a million cases; CASES=20000 is what `make test` tries
 # make soak        one service under mixed load for two hours; MINUTES=10 for less
 # make lint        formatting, linter, types
