@@ -14,16 +14,19 @@ SHIFT = 0.09  # of the image's width and height: 2.5 of 28 pixels
 SHEAR = 0.2
 
 
-def affine(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+def affine(images: torch.Tensor, random: torch.Generator, share: tuple[int, int, int] = (0, 1, 0)) -> torch.Tensor:
     """Each image of float32 (N, C, H, W) turned, scaled, shifted and sheared by its own random amounts.
 
     What comes in from outside is 0 (black), so this belongs before the normalisation. ``random`` is a generator on
-    the CPU: the same seed gives the same changes on every device.
+    the CPU: the same seed gives the same changes on every device. ``share`` (first, step, total) says that
+    ``images`` are those at ``first, first + step, ...`` of a batch of ``total`` whose others are elsewhere: they are
+    changed as they would be in the whole batch.
 
     Source: d2l 14.1, "Image Augmentation"; the transform is Simard et al., "Best Practices for Convolutional Neural
     Networks Applied to Visual Document Analysis" (2003), without its elastic part.
     """
-    amounts = torch.rand(6, len(images), generator=random) * 2 - 1
+    first, step, total = share
+    amounts = torch.rand(6, total or len(images), generator=random)[:, first::step] * 2 - 1
     angle, shear = amounts[0] * ROTATION, amounts[1] * SHEAR
     width, height = 1 + amounts[2] * SCALE, 1 + amounts[3] * SCALE
     cos, sin = angle.cos(), angle.sin()

@@ -86,6 +86,43 @@ class Trained:
     options: Mapping[str, Any]  # but for the seed
 
 
+class Group:
+    """The processes that train one model together: here a single one; :mod:`dlenv_models.distributed` has others.
+
+    Process ``rank`` of ``size`` takes every ``size``-th row of each batch, beginning with row ``rank``.
+    """
+
+    rank = 0
+    size = 1
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module whose gradients are those of the whole batch."""
+        return module
+
+    def sums(self, *numbers: float) -> tuple[float, ...]:
+        """Each number, added over all processes."""
+        return numbers
+
+    def begin(self, progress: Progress) -> None:
+        """Go on where a process that died was."""
+
+    def end(self, progress: Progress, *, last: bool) -> None:
+        """An epoch has ended."""
+
+
+@dataclass
+class Progress:
+    """All that the rest of a training depends on."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    random: torch.Generator
+    best: dict[str, torch.Tensor]
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    history: list[Epoch] = field(default_factory=list)
+
+
 def train(
     name: str,
     dataset: Dataset,
@@ -93,6 +130,7 @@ def train(
     arguments: Mapping[str, Any] | None = None,
     on_step: Callable[[Step], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
+    group: Group = Group(),  # noqa: B008 - it has no state
 ) -> Trained:
     """Train the architecture ``name`` on ``dataset``; the held-out split is not touched.
 
@@ -102,6 +140,24 @@ def train(
     Raises ``UsageError`` for an option or argument that can't be used, ``DataError`` where the loss stops being a
     number.
     """
+    check(name, options, dataset)
+    # The caller's random state stays as it is, and can't change the result.
+    device = torch.device(options.device)
+    forked = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(forked), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+        torch.manual_seed(options.seed)  # for the initial weights and for dropout
+        architecture, preprocessing, module = build(name, dataset, options, arguments)
+        module = module.to(options.device)
+        begin = time.perf_counter()
+        history = _fit(module, dataset, preprocessing, options, on_step, on_epoch, group)
+    seconds = time.perf_counter() - begin
+    return Trained(module.cpu().eval(), architecture, preprocessing, tuple(history), seconds, story(options))
+
+
+def build(
+    name: str, dataset: Dataset, options: Options, arguments: Mapping[str, Any] | None
+) -> tuple[Architecture, Preprocessing, nn.Module]:
+    """What is trained, before it is; raises ``UsageError`` for an option or argument that can't be used."""
     shape = {"input_shape": list(dataset.row_shape), "classes": len(dataset.classes)}
     try:
         architecture = Architecture(
@@ -109,24 +165,18 @@ def train(
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
-    check(name, options, dataset)
     if options.batch_size < (least := smallest_batch(name, architecture.arguments)):
         raise UsageError(
             f"batch_size: {options.batch_size} is too small for {name}, whose batch normalisation compares the rows "
             f"of a batch; take {least} or more"
         )
-    # The caller's random state stays as it is, and can't change the result.
-    device = torch.device(options.device)
-    forked = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(forked), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
-        torch.manual_seed(options.seed)  # for the initial weights and for dropout
-        module = zoo.build(name, **architecture.arguments).to(options.device)
-        begin = time.perf_counter()
-        preprocessing = dataset.pixels_to_one if ARCHITECTURES[name].pretrained else dataset.preprocessing
-        history = _fit(module, dataset, preprocessing, options, on_step, on_epoch)
-    seconds = time.perf_counter() - begin
-    story = {key: value for key, value in asdict(options).items() if key != "seed"}
-    return Trained(module.cpu().eval(), architecture, preprocessing, tuple(history), seconds, story)
+    preprocessing = dataset.pixels_to_one if ARCHITECTURES[name].pretrained else dataset.preprocessing
+    return architecture, preprocessing, zoo.build(name, **architecture.arguments)
+
+
+def story(options: Options) -> dict[str, Any]:
+    """The options as a manifest names them, which has the seed elsewhere."""
+    return {key: value for key, value in asdict(options).items() if key != "seed"}
 
 
 def _fit(
@@ -136,6 +186,7 @@ def _fit(
     options: Options,
     on_step: Callable[[Step], None],
     on_epoch: Callable[[Epoch], None],
+    group: Group,
 ) -> list[Epoch]:
     device = torch.device(options.device)
     random = torch.Generator().manual_seed(options.seed)  # order of the examples, and augmentation
@@ -146,10 +197,11 @@ def _fit(
             pretrain(module, prepare(inputs), options.pretrain, random)
         module.learned_without_labels().requires_grad_(not options.freeze)
     optimizer = _optimizer(module, options)
-    history: list[Epoch] = []
-    best, best_loss, best_epoch = copy.deepcopy(module.state_dict()), math.inf, 0
+    at = Progress(module, optimizer, random, copy.deepcopy(module.state_dict()))
+    group.begin(at)
+    together = group.wrap(module)
 
-    for epoch in range(1, options.epochs + 1):
+    for epoch in range(len(at.history) + 1, options.epochs + 1):
         begin = time.perf_counter()
         order = torch.randperm(len(labels), generator=random).to(device)
         batches = _batches(order, options.batch_size)
@@ -157,16 +209,21 @@ def _fit(
         total_loss, right, seen = 0.0, 0, 0
         for number, rows in enumerate(batches):
             done = epoch - 1 + number / len(batches)
-            for group in optimizer.param_groups:
-                group["lr"] = options.lr * schedules.factor(options.schedule, done, options.epochs, options.warmup)
+            for weights in optimizer.param_groups:
+                weights["lr"] = options.lr * schedules.factor(options.schedule, done, options.epochs, options.warmup)
+            whole, rows = len(rows), rows[group.rank :: group.size]
             raw = inputs[rows].float()
-            batch = prepare(affine(raw, random) if options.augment else raw)
+            share = (group.rank, group.size, whole)
+            batch = prepare(affine(raw, random, share) if options.augment else raw)
             # Autocast picks the operators that bear fewer digits: docs.pytorch.org/docs/stable/amp.html
             with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-                logits = module(batch)
+                logits = together(batch)
             loss = F.cross_entropy(logits.float(), labels[rows], label_smoothing=options.label_smoothing)
+            if not len(rows):  # a last batch with fewer rows than there are processes
+                loss = logits.sum()
             optimizer.zero_grad()
-            torch.autograd.backward(loss)
+            # The processes' gradients are averaged: each counts by its rows.
+            torch.autograd.backward(loss * (len(rows) * group.size / whole))
             gradients.limit(module, options.clip, options.clip_value, options.normalize_gradients)
             optimizer.step()
 
@@ -184,21 +241,22 @@ def _fit(
                     right / seen,
                 )
             )
-        rate = seen / (time.perf_counter() - begin)
+        total_loss, all_right, seen_by_all = group.sums(total_loss, right, seen)
+        rate = seen_by_all / (time.perf_counter() - begin)
         norms = gradients.norms(module)
         held = measure(module, preprocessing, dataset.validation, len(dataset.classes), device)
-        means = (total_loss / seen, right / seen, held.test_loss, held.test_accuracy)
-        history.append(Epoch(epoch, *means, rate, norms))
-        on_epoch(history[-1])
-
-        if options.patience:
-            if held.test_loss < best_loss:
-                best, best_loss, best_epoch = copy.deepcopy(module.state_dict()), held.test_loss, epoch
-            elif epoch - best_epoch >= options.patience:
-                break
+        means = (total_loss / seen_by_all, all_right / seen_by_all, held.test_loss, held.test_accuracy)
+        at.history.append(Epoch(epoch, *means, rate, norms))
+        on_epoch(at.history[-1])
+        if options.patience and held.test_loss < at.best_loss:
+            at.best, at.best_loss, at.best_epoch = copy.deepcopy(module.state_dict()), held.test_loss, epoch
+        hopeless = bool(options.patience) and epoch - at.best_epoch >= options.patience
+        group.end(at, last=hopeless or epoch == options.epochs)
+        if hopeless:
+            break
     if options.patience:
-        module.load_state_dict(best)
-    return history
+        module.load_state_dict(at.best)
+    return at.history
 
 
 def _batches(order: torch.Tensor, size: int) -> list[torch.Tensor]:

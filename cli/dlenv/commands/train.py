@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,21 +13,20 @@ import click
 from click.core import ParameterSource
 
 from dlenv import completion
+from dlenv.commands import train_run
 from dlenv.commands.train_folds import cross_validate
 from dlenv.console import needs, print_json, print_table, say
 from dlenv.errors import DlenvError, UsageError
-from dlenv.progress import TrainingProgress
 from dlenv.training_options import ARGUMENTS, OPTIONS, how_to_train
 
 if TYPE_CHECKING:
     from dlenv_models.data import Dataset
     from dlenv_models.manifest import Metrics
     from dlenv_models.repository import Entry
-    from dlenv_models.runs import Recorder
-    from dlenv_models.training import Epoch, Trained
+    from dlenv_models.training import Trained
 
 # They say where things lie on this machine, so they don't belong into the command that a manifest shows.
-_LOCAL = ("repository", "output", "data_dir", "mirror", "track", "as_json")
+_LOCAL = ("repository", "output", "data_dir", "mirror", "track", "address", "storage", "as_json")
 
 
 @click.command(
@@ -56,6 +54,14 @@ Examples:
     help="Cross-validate: train K models, each without one part of the data, measure each on that part, and publish "
     "none.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(2, 1024),
+    help="Share each batch out among so many processes, by Ray Train (extra tune): the same result, sooner where a "
+    "step takes long. With --device cuda each has a GPU.",
+)
+@click.option("--address", help="--workers: of an existing Ray cluster. [default: processes here]")
+@click.option("--storage", metavar="DIR|URI", help="--workers: for checkpoints, a place that all machines reach.")
 @how_to_train
 @click.option(
     "--threads",
@@ -100,6 +106,7 @@ def command(ctx: click.Context, /, architecture: str, data: str, name: str | Non
     from dlenv_models.repository import Repository
 
     _check_architecture(architecture, ARCHITECTURES)
+    train_run.check_workers(architecture, given)
     name = _name(name, data, architecture)
     # All that can be wrong with the places is found before any time goes into training.
     repository = Repository(given["repository"], create=True)
@@ -118,9 +125,9 @@ def command(ctx: click.Context, /, architecture: str, data: str, name: str | Non
         return
     line = _command_line(ctx)
     parameters = {"members": members} if members else {}
-    recorder = _recorder(name, line, architecture, dataset, {**parameters, **options, **arguments}, given)
+    recorder = train_run.recorder(name, line, architecture, dataset, {**parameters, **options, **arguments}, given)
     with runs.ended(recorder):
-        trained = _train(architecture, members, dataset, options, arguments, recorder)
+        trained = train_run.train(architecture, members, dataset, options, arguments, recorder, given)
         metrics = measure(trained.module, trained.preprocessing, dataset.test, len(dataset.classes))
         entry = _publish(repository, name, dataset, trained, metrics, _seed(given["seed"]), line)
         result = {"test_accuracy": metrics.test_accuracy, "test_loss": metrics.test_loss}
@@ -129,52 +136,6 @@ def command(ctx: click.Context, /, architecture: str, data: str, name: str | Non
     folder = given["output"] or runs.free(Path("runs") / f"{entry.name}-v{entry.version}")
     files = [*_draw(folder, dataset, trained, metrics), *recorder.move(folder)]
     _report(entry, dataset, trained, metrics, files, given["as_json"])
-
-
-def _recorder(
-    name: str, line: str, architecture: str, dataset: Dataset, parameters: dict[str, Any], given: dict[str, Any]
-) -> Recorder:
-    """The record of the run, where its pictures will be, or beside until it is known which version that is."""
-    from dlenv_models import runs
-    from dlenv_models.trackers import tracker
-
-    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
-    folder = given["output"] or Path("runs") / f"{name}-{stamp}"
-    return runs.record(
-        folder,
-        name=name,
-        command=line,
-        architecture=architecture,
-        data=dataset.name,
-        parameters=parameters,
-        trackers=[tracker(wanted, folder, f"{name}-{stamp}", name, parameters) for wanted in given["track"]],
-        log=say,
-    )
-
-
-def _train(
-    architecture: str,
-    members: list[str],
-    dataset: Dataset,
-    options: dict[str, Any],
-    arguments: dict[str, Any],
-    recorder: Recorder,
-) -> Trained:
-    from dlenv_models import training
-    from dlenv_models.ensembles import train_ensemble
-
-    chosen = replace(training.recipe(members[0] if members else architecture, dataset), **options)
-    who = f"{architecture} of {', '.join(members)}" if members else architecture
-    say(f"Training {who} on {dataset.name}: {len(dataset.train):,} rows, {chosen.epochs} epochs.")
-    with TrainingProgress(chosen.epochs) as talk:
-
-        def on_epoch(epoch: Epoch) -> None:
-            talk.on_epoch(epoch)
-            recorder.epoch(epoch.figures)
-
-        if members:
-            return train_ensemble(members, dataset, options, arguments, talk.on_step, on_epoch)
-        return training.train(architecture, dataset, chosen, arguments, talk.on_step, on_epoch)
 
 
 def _publish(

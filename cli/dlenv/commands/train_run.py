@@ -1,0 +1,94 @@
+"""``dlenv train``: the training itself, its progress and its record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlenv.console import needs, say
+from dlenv.errors import UsageError
+from dlenv.progress import TrainingProgress
+
+if TYPE_CHECKING:
+    from dlenv_models.data import Dataset
+    from dlenv_models.runs import Recorder
+    from dlenv_models.training import Epoch, Trained
+
+
+def recorder(
+    name: str, line: str, architecture: str, dataset: Dataset, parameters: dict[str, Any], given: Mapping[str, Any]
+) -> Recorder:
+    """The record of the run, where its pictures will be, or beside until it is known which version that is."""
+    from dlenv_models import runs
+    from dlenv_models.trackers import tracker
+
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
+    folder = given["output"] or Path("runs") / f"{name}-{stamp}"
+    return runs.record(
+        folder,
+        name=name,
+        command=line,
+        architecture=architecture,
+        data=dataset.name,
+        parameters=parameters,
+        trackers=[tracker(wanted, folder, f"{name}-{stamp}", name, parameters) for wanted in given["track"]],
+        log=say,
+    )
+
+
+def check_workers(architecture: str, given: Mapping[str, Any]) -> None:
+    """Raise ``UsageError`` where several processes can't train together."""
+    if given["workers"] is None:
+        for key in ("address", "storage"):
+            if given[key] is not None:
+                raise UsageError(f"{key}: it belongs to --workers; say how many")
+    elif architecture == "ensemble" or given["folds"]:
+        what = "an ensemble" if architecture == "ensemble" else "folds"
+        raise UsageError(f"workers: {what} can't be shared out; train one model at a time with --workers")
+
+
+def train(
+    architecture: str,
+    members: list[str],
+    dataset: Dataset,
+    options: dict[str, Any],
+    arguments: dict[str, Any],
+    record: Recorder,
+    given: Mapping[str, Any],
+) -> Trained:
+    """Train, telling how far it is."""
+    from dlenv_models import training
+    from dlenv_models.ensembles import train_ensemble
+
+    chosen = replace(training.recipe(members[0] if members else architecture, dataset), **options)
+    who = f"{architecture} of {', '.join(members)}" if members else architecture
+    workers = given["workers"]
+    where = f", in {workers} processes" if workers else ""
+    say(f"Training {who} on {dataset.name}: {len(dataset.train):,} rows, {chosen.epochs} epochs{where}.")
+    with TrainingProgress(chosen.epochs) as talk:
+
+        def on_epoch(epoch: Epoch) -> None:
+            talk.on_epoch(epoch)
+            record.epoch(epoch.figures)
+
+        if members:
+            return train_ensemble(members, dataset, options, arguments, talk.on_step, on_epoch)
+        if workers:
+            with needs("tune"):
+                from dlenv_models import distributed
+
+                return distributed.train(
+                    architecture,
+                    dataset,
+                    chosen,
+                    arguments,
+                    on_epoch,
+                    workers=workers,
+                    threads=given["threads"] or 1,
+                    address=given["address"],
+                    storage=given["storage"],
+                )
+        return training.train(architecture, dataset, chosen, arguments, talk.on_step, on_epoch)
