@@ -58,8 +58,9 @@ def run_on_ray(settings: Settings, say: Say) -> int:
     if settings.keys is not None:
         keyfile.read(settings.keys)  # for its errors, which come in a moment and not with the replica
     with run_directory() as directory:
-        code = Launcher(settings, say, arrange(settings, directory), directory).run()
-    if code:
+        launcher = Launcher(settings, say, arrange(settings, directory), directory)
+        code = launcher.run()
+    if launcher.connected:
         _leave(code)
     return code
 
@@ -86,7 +87,7 @@ class Launcher:
         self.say = say
         self.arrangement = arrangement
         self.ray_files = directory / RAY_FILES
-        self._ray_started = False
+        self.connected = False  # to a Ray, be it a dead one
         self._serving = False
 
     def run(self) -> int:
@@ -119,7 +120,7 @@ class Launcher:
     def _start_ray(self) -> None:
         import ray
 
-        self._ray_started = True
+        self.connected = True
         group = os.getpgrp() if hasattr(os, "getpgrp") else None
         ray.init(
             address="local",
@@ -209,7 +210,7 @@ class Launcher:
             raise StartError(f"Ray's {dead[0]} has died")
 
     def _stop(self) -> None:
-        if not self._ray_started:
+        if not self.connected:
             return
         import ray
 
@@ -220,6 +221,7 @@ class Launcher:
                 self.say("Stopping: answering what was accepted ... (again to hurry)" if self._serving else "Stopping")
                 self._stop_serve()
                 ray.shutdown()
+                self.connected = False
                 patience = PATIENCE_S
         except signals.Stopped:
             self.say("Hurrying")
@@ -280,8 +282,8 @@ class Launcher:
 def _leave(code: int) -> NoReturn:
     """End the process here and now.
 
-    Threads of Ray's that are still connected to what has died make a segmentation fault of it while Python takes itself
-    apart.
+    Threads of Ray's that are still connected to what has died wait for it for 40 s, or make a segmentation fault of it,
+    while Python takes itself apart.
     """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
