@@ -83,7 +83,7 @@ def _commands() -> Iterator[str]:
     yield "# Commands\n"
     yield "Every command and all of its options, as `--help` says them. Exit codes: 0 done, 1 found something or"
     yield "failed, 2 called with something that it can't take, 130 interrupted. Real answers: [](output.md).\n"
-    root = click.Context(cli, info_name="dlenv")
+    root = click.Context(cli, info_name="dlenv", **cli.context_settings)
     yield from _command(cli, root, 2)
 
 

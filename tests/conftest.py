@@ -16,6 +16,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ["DLENV_ENGINE"] = "eager"
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist makes groups of the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What one worker of pytest-xdist runs: a file, whose fixtures are made once; and all that starts Ray.
 

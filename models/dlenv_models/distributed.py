@@ -13,7 +13,6 @@ seconds ago. Checkpoints are safetensors and JSON; nothing of them is unpickled.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import threading
 import time
@@ -26,10 +25,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dlenv.errors import DataError, DlenvError, UsageError
+from dlenv.errors import DataError, UsageError
 from dlenv_models import training
 from dlenv_models.data import Dataset
 from dlenv_models.options import Options
+from dlenv_models.own_ray import ray_for
 from dlenv_models.training import Epoch, Group, Progress, Trained
 
 __all__ = ["train"]
@@ -63,64 +63,53 @@ def train(
     training.check(name, options, dataset)
     with torch.random.fork_rng([]):  # all that can be wrong is found before any process is started
         training.build(name, dataset, options, arguments)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.util.queue import Queue
-
     gpu = options.device.startswith("cuda")
-    try:
-        ray.init(
-            address=address,
-            include_dashboard=None if address else False,
-            num_cpus=None if address else workers * threads + 1,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise DlenvError(f"no Ray to train with: {error}") from None
     begin = time.perf_counter()
-    try:
-        with tempfile.TemporaryDirectory(prefix="dlenv-train-") as scratch:
-            epochs: Queue = Queue(actor_options={"num_cpus": 0})
-            listening = threading.Thread(target=_listen, args=(epochs, on_epoch), daemon=True)
-            listening.start()
-            config = {
-                "name": name,
-                "dataset": ray.put(dataset),
-                "options": options,
-                "arguments": arguments,
-                "threads": threads,
-                "epochs": epochs,
-            }
-            trainer = TorchTrainer(
-                _work,
-                train_loop_config=config,
-                torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-                scaling_config=ScalingConfig(
-                    num_workers=workers,
-                    use_gpu=gpu,
-                    resources_per_worker={"CPU": threads, **({"GPU": 1} if gpu else {})},
-                ),
-                run_config=RunConfig(
-                    name="training",
-                    storage_path=storage or scratch,
-                    failure_config=FailureConfig(max_failures=MOST_FAILURES),
-                    checkpoint_config=CheckpointConfig(num_to_keep=1),
-                ),
-            )
-            try:
-                result = trainer.fit()
-            except TrainingFailedError as error:
-                raise DataError(f"training failed: {_reason(error)}") from None
-            finally:
-                epochs.put(None)
-                listening.join(10)
-            with result.checkpoint.as_directory() as folder:
-                return _trained(Path(folder), name, dataset, options, arguments, time.perf_counter() - begin)
-    finally:
-        ray.shutdown()
+    with (
+        ray_for("train", cpus=workers * threads + 1, address=address),
+        tempfile.TemporaryDirectory(prefix="dlenv-train-") as scratch,
+    ):
+        import ray
+        from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.util.queue import Queue
+
+        epochs: Queue = Queue(actor_options={"num_cpus": 0})
+        listening = threading.Thread(target=_listen, args=(epochs, on_epoch), daemon=True)
+        listening.start()
+        config = {
+            "name": name,
+            "dataset": ray.put(dataset),
+            "options": options,
+            "arguments": arguments,
+            "threads": threads,
+            "epochs": epochs,
+        }
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config=config,
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=workers,
+                use_gpu=gpu,
+                resources_per_worker={"CPU": threads, **({"GPU": 1} if gpu else {})},
+            ),
+            run_config=RunConfig(
+                name="training",
+                storage_path=storage or scratch,
+                failure_config=FailureConfig(max_failures=MOST_FAILURES),
+                checkpoint_config=CheckpointConfig(num_to_keep=1),
+            ),
+        )
+        try:
+            result = trainer.fit()
+        except TrainingFailedError as error:
+            raise DataError(f"training failed: {_reason(error)}") from None
+        finally:
+            epochs.put(None)
+            listening.join(10)
+        with result.checkpoint.as_directory() as folder:
+            return _trained(Path(folder), name, dataset, options, arguments, time.perf_counter() - begin)
 
 
 def _listen(epochs: Any, on_epoch: Callable[[Epoch], None]) -> None:

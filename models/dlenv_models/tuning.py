@@ -25,6 +25,7 @@ from dlenv_models.architectures import complete
 from dlenv_models.data import Dataset
 from dlenv_models.options import Options, default_arguments
 from dlenv_models.options import check as options_check
+from dlenv_models.own_ray import ray_for
 from dlenv_models.runs import Recorder, Run
 
 __all__ = ["FIGURE", "Search", "Trial", "check", "go_on", "left", "trial_folder"]
@@ -134,23 +135,23 @@ def _run(
     command: Callable[[Trial], str],
     on_end: Callable[[Trial, Run], None],
 ) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its live table; ours says what ends
-    import ray
+    with ray_for("search", cpus=jobs * search.threads, address=address):
+        _fit(search, folder, wanted, jobs, command, on_end)
+
+
+def _fit(
+    search: Search,
+    folder: Path,
+    wanted: Sequence[Trial],
+    jobs: int,
+    command: Callable[[Trial], str],
+    on_end: Callable[[Trial, Run], None],
+) -> None:
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
     resources = {"cpu": search.threads, **({"gpu": 1} if search.gpu else {})}
-    try:
-        ray.init(
-            address=address,
-            include_dashboard=None if address else False,
-            num_cpus=None if address else max(jobs * search.threads, 1),
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise DlenvError(f"no Ray to search with: {error}") from None
     by_number = {trial.number: trial for trial in wanted}
     recording = _recording(search, folder, by_number, command, on_end)
     try:
@@ -182,7 +183,6 @@ def _run(
             tuner.fit()
     finally:
         recording.close()
-        ray.shutdown()
 
 
 def _trainable(search: Search) -> Callable[[dict[str, Any]], None]:

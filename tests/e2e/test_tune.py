@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -30,6 +31,16 @@ def call(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 def states(folder: Path) -> list[str]:
     return [json.loads(path.read_text())["state"] for path in sorted(folder.glob("trial-*/run.json"))]
+
+
+def off_loopback(parent: int) -> set[tuple[str, int]]:
+    """Where a process and its children listen, but for loopback: Ray's agents would take jobs there."""
+    family = psutil.Process(parent)
+    found = set()
+    for each in (family, *family.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            found |= {tuple(c.laddr) for c in each.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    return {(ip, port) for ip, port in found if ip.removeprefix("::ffff:") not in ("127.0.0.1", "::1")}
 
 
 def rays() -> set[int]:
@@ -83,6 +94,8 @@ def test_what_was_cut_off_goes_on(tmp_path: Path, how: signal.Signals) -> None:
         until = time.monotonic() + 120
         while "finished" not in states(folder) and time.monotonic() < until and running.poll() is None:
             time.sleep(0.05)
+        assert rays() - before
+        assert not off_loopback(running.pid)
         os.killpg(running.pid, how) if how == signal.SIGINT else running.kill()
         code = running.wait(60)
     said = (tmp_path / "log").read_text()

@@ -1,0 +1,41 @@
+"""A Ray for one command: on this machine, for nobody else, and gone afterwards; or an existing cluster."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dlenv.errors import DlenvError
+
+__all__ = ["ray_for"]
+
+
+@contextmanager
+def ray_for(what: str, *, cpus: int, address: str | None = None) -> Iterator[None]:
+    """Be connected to a Ray with ``cpus`` of its own, or to the cluster at ``address``.
+
+    Ray's agents take jobs from whoever reaches them, so its own processes listen on loopback and want a token of this
+    run; what each variable does stands in ``dlenv_service/arrangement.py``.
+
+    Raises ``DlenvError`` where there is no Ray to be had; ``what`` it is for.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is None:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    import ray  # reads them
+
+    try:
+        if address is None:
+            ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        else:
+            ray.init(address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise DlenvError(f"no Ray to {what} with: {error}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
