@@ -34,10 +34,10 @@ serve: $(BOOTSTRAP)/.done
 	exec .venv/bin/dlenv serve
 
 test: $(DEV)/.done
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses $(WORKERS)
 
 test-fast: $(DEV)/.done
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m "not ray and not slow"
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not ray and not slow"
 
 test-docker: $(DEV)/.done
 	$(BIN)/python -m pytest tests/docker

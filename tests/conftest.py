@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,12 +19,23 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ["DLENV_ENGINE"] = "eager"
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist makes groups of the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What one worker of pytest-xdist runs: a file, whose fixtures are made once; and all that starts Ray.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share out whole files, whose fixtures are made once, and everything with Ray to one worker.
 
-    Ray's tests look for processes and sockets that are left behind, and would find each other's.
+    Ray's tests look for processes and sockets that are left behind, and would find each other's. pytest-xdist's own
+    groups (``--dist loadgroup``) do nothing with pytest 9.2.
     """
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Files(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "ray" if _has_ray(config.rootpath / file) else file
+
+    return Files(config, log)
+
+
+@cache
+def _has_ray(file: Path) -> bool:
+    return "_ray" in file.stem or "pytest.mark.ray" in file.read_text(encoding="utf-8")
