@@ -88,6 +88,7 @@ def _commands() -> Iterator[str]:
 
 
 def _command(command: click.Command, context: click.Context, level: int) -> Iterator[str]:
+    command._help_option = None  # click keeps the one of whoever asked first, who may know no `-h`
     yield f"{'#' * level} {context.command_path}\n"
     paragraphs = (command.help or "").split("\n\n")
     yield "\n\n".join(_plain(" ".join(text.split())) for text in paragraphs) + "\n"

@@ -44,7 +44,12 @@ def fronted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 
 
 def fronts(it: Process) -> list[psutil.Process]:
-    return [each for each in psutil.Process(it.popen.pid).children() if "fronts.front" in " ".join(each.cmdline())]
+    found = []
+    for each in psutil.Process(it.popen.pid).children():
+        with contextlib.suppress(psutil.Error):  # it ends while it is looked at
+            if "fronts.front" in " ".join(each.cmdline()):
+                found.append(each)
+    return found
 
 
 def line(fault: str, load: Load, fault_at: float, at_most: int) -> Figure:
