@@ -79,7 +79,7 @@ def test_notebooks_are_for_this_machine_unless_somebody_says_otherwise(engine: N
     found = read(engine, profile="notebooks", DLENV_NOTEBOOKS_ADDRESS="192.0.2.1", DLENV_NOTEBOOKS="./d2l")
     assert published(found)["notebooks"] == ("192.0.2.1", "8888")
     (work,) = found["services"]["notebooks"]["volumes"]
-    assert (work["type"], work["target"]) == ("bind", "/work")
+    assert (work["type"], work["target"]) == ("bind", "/notebooks")
 
 
 def test_observability_is_for_this_machine(engine: None) -> None:

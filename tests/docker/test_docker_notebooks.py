@@ -104,7 +104,7 @@ def ask(project: Project, token: str = "") -> httpx.Response:
 
 
 def run(container: Container) -> str:
-    words = ("exec", container.id, "/opt/course/bin/python", "-c", RUN, "/work/d2l-en/chapter_one/a.ipynb")
+    words = ("exec", container.id, "/opt/course/bin/python", "-c", RUN, "/notebooks/d2l-en/chapter_one/a.ipynb")
     return docker(*words).stdout.strip()
 
 
