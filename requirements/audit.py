@@ -15,8 +15,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,10 +22,16 @@ HERE = Path(__file__).parent
 # The others are parts of dev.txt, with the same versions.
 FILES = ("dev.txt", "audit.txt")
 LOCKED = re.compile(r"^(?P<name>[a-z0-9][a-z0-9.-]*)==(?P<version>[^ ;\\]+)", re.MULTILINE)
-# Where PyPI tells the advisories of a version, which its mirrors may lack.
-SERVICE = "https://pypi.org/pypi/pip/24.0/json"
+# A version that PyPI knows: where it can't be asked about this one, its advisories can't be had (mirrors may lack them).
+PROBE = ("pip", "24.0")
+# What pip-audit ends with where nobody answers: its own words, or the exception that it leaves to Python.
+NO_ANSWER = re.compile(r"^requests\.exceptions\.\w+: .*|Could not connect to .*|PyPI is not redirecting.*", re.MULTILINE)
 # Advisories that don't concern dlenv, by id, and why.
 ACCEPTED: dict[str, str] = {}
+
+
+class NotLookedForError(Exception):
+    """Advisories can't be had; the message says why."""
 
 
 class Found(NamedTuple):
@@ -42,17 +46,6 @@ class Found(NamedTuple):
         return f"{self.name} {self.version}: {self.id}, {f'fixed in {self.fixed}' if self.fixed else 'not fixed yet'}"
 
 
-def unreachable() -> str | None:
-    """Why PyPI's advisories can't be had; None where they can."""
-    try:
-        with urllib.request.urlopen(SERVICE, timeout=20):
-            return None
-    except urllib.error.HTTPError as error:
-        return f"{SERVICE} answers with {error.code}"
-    except (OSError, urllib.error.URLError) as error:
-        return f"{SERVICE} can't be reached ({getattr(error, 'reason', error)})"
-
-
 def locked(files: list[Path]) -> list[list[tuple[str, str]]]:
     """Name and version of everything that is locked; in several lists, since pip-audit takes one version of a name."""
     versions: dict[str, list[str]] = {}
@@ -65,31 +58,29 @@ def locked(files: list[Path]) -> list[list[tuple[str, str]]]:
     return [[(name, found[i]) for name, found in versions.items() if i < len(found)] for i in range(most)]
 
 
-def audit(packages: list[tuple[str, str]], service: tuple[str, ...]) -> list[Found]:
-    """What pip-audit finds in these; ``service`` is where it asks, as its own options."""
+def audit(packages: list[tuple[str, str]], service: tuple[str, ...] = ()) -> list[Found]:
+    """What pip-audit finds in these; ``service`` is where it asks, as its own options.
+
+    Raises:
+        NotLookedForError: the advisories can't be had there.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "locked.txt")
         # A local version (1.0+cu128) is not known there; its public part is.
         file.write_text("".join(f"{name}=={version.partition('+')[0]}\n" for name, version in packages))
-        words = (
-            *service,
-            "--requirement",
-            file,
-            "--no-deps",
-            "--disable-pip",
-            "--progress-spinner",
-            "off",
-            "--format",
-            "json",
-        )
-        done = subprocess.run([sys.executable, "-m", "pip_audit", *words], capture_output=True, text=True)
+        words = ("--requirement", file, "--no-deps", "--disable-pip", "--progress-spinner", "off", "--format", "json")
+        command = (sys.executable, "-m", "pip_audit", *service, *words)
+        done = subprocess.run(command, capture_output=True, text=True)
     try:
         report = json.loads(done.stdout)
     except ValueError:
-        sys.exit(f"pip-audit failed: {done.stderr.strip()[-2000:]}")
-    skipped = [each for each in report["dependencies"] if "skip_reason" in each]
+        said = done.stderr.strip()
+        if reason := NO_ANSWER.search(said):
+            raise NotLookedForError(reason.group()) from None
+        sys.exit(f"pip-audit failed: {said[-2000:]}")
+    skipped = [each["skip_reason"] for each in report["dependencies"] if "skip_reason" in each]
     if skipped:
-        sys.exit("\n".join(f"{each['name']} was not looked at: {each['skip_reason']}" for each in skipped))
+        raise NotLookedForError("\n".join(skipped))
     return [
         Found(each["name"], each["version"], advisory["id"], ", ".join(advisory["fix_versions"]))
         for each in report["dependencies"]
@@ -100,12 +91,18 @@ def audit(packages: list[tuple[str, str]], service: tuple[str, ...]) -> list[Fou
 def main(*files: str) -> int:
     """Look at the files, by default all of them; 1 where there is something that is not accepted."""
     osv = os.environ.get("OSV_URL")
-    if not osv and (reason := unreachable()) is not None:
-        print(f"audit: known vulnerabilities were NOT looked for: {reason}", file=sys.stderr)
-        return 0
     service = ("--vulnerability-service", "osv", "--osv-url", osv) if osv else ()
+    if not osv:
+        try:
+            audit([PROBE])
+        except NotLookedForError as error:
+            print(f"audit: known vulnerabilities were NOT looked for: {error}", file=sys.stderr)
+            return 0
     lists = locked([Path(file) for file in files] or [HERE / name for name in FILES])
-    found = [each for packages in lists for each in audit(packages, service)]
+    try:
+        found = [each for packages in lists for each in audit(packages, service)]
+    except NotLookedForError as error:
+        sys.exit(f"audit: not everything was looked at: {error}")
     for each in found:
         print(each, f"(accepted: {ACCEPTED[each.id]})" if each.id in ACCEPTED else "", file=sys.stderr)
     open_ = [each for each in found if each.id not in ACCEPTED]

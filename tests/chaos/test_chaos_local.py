@@ -108,6 +108,8 @@ def test_a_thousand_clients_leave(fronted: Process, asked: list[Question], figur
     def descriptors() -> int:
         return main.num_fds() + sum(each.num_fds() for each in fronts(fronted))
 
+    # A front that another test has killed may still be starting; they are alike once all of them are there.
+    until(lambda: len({each.num_fds() for each in fronts(fronted)}) == 1, FRONT_S)
     before = descriptors()
     with steady(fronted.port, INFER, asked) as load:
         began = time.monotonic()

@@ -121,10 +121,11 @@ def test_a_package_whose_licence_is_not_on_the_list_is_named(tmp_path: Path) -> 
     assert done.stderr.startswith("made-up 1.0: its licence 'mine' is not on the list")
 
 
+@pytest.mark.skipif(not AUDIT.exists(), reason="there is no .venv-audit; `make audit` makes it")
 def test_without_a_network_the_audit_says_that_nothing_was_found_out() -> None:
-    done = run(sys.executable, AUDITOR, HTTPS_PROXY="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9")
-    assert done.returncode == 0
-    assert "known vulnerabilities were NOT looked for: https://pypi.org" in done.stderr
+    done = run(AUDIT, AUDITOR, HTTPS_PROXY="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9")
+    assert done.returncode == 0, done.stderr
+    assert "known vulnerabilities were NOT looked for: requests.exceptions.ProxyError: " in done.stderr
 
 
 @contextmanager

@@ -105,10 +105,11 @@ def record(message: str, **more: object) -> logging.LogRecord:
 
 
 def test_text_names_the_request_where_there_is_one() -> None:
-    plain = logs.TextFormatter().format(record("it is late"))
+    late = record("it is late")
+    plain = logs.TextFormatter().format(late)
     assert plain.endswith("WARNING dlenv.service: it is late")
     with request_id.identified(b"abc"):
-        assert logs.TextFormatter().format(record("it is late")) == f"{plain} [request abc]"
+        assert logs.TextFormatter().format(late) == f"{plain} [request abc]"
 
 
 def test_json_is_one_line_whatever_is_in_it() -> None:
