@@ -22,10 +22,10 @@ HERE = Path(__file__).parent
 # The others are parts of dev.txt, with the same versions.
 FILES = ("dev.txt", "audit.txt")
 LOCKED = re.compile(r"^(?P<name>[a-z0-9][a-z0-9.-]*)==(?P<version>[^ ;\\]+)", re.MULTILINE)
-# A version that PyPI knows: where it can't be asked about this one, its advisories can't be had (mirrors may lack them).
+# PyPI knows this one: where it says nothing about it, advisories can't be had there (mirrors may lack them).
 PROBE = ("pip", "24.0")
 # What pip-audit ends with where nobody answers: its own words, or the exception that it leaves to Python.
-NO_ANSWER = re.compile(r"^requests\.exceptions\.\w+: .*|Could not connect to .*|PyPI is not redirecting.*", re.MULTILINE)
+NO_ANSWER = re.compile(r"^requests\.exceptions\.\w+: .*|Could not connect to .*|PyPI is not .*", re.MULTILINE)
 # Advisories that don't concern dlenv, by id, and why.
 ACCEPTED: dict[str, str] = {}
 
