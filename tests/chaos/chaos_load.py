@@ -73,6 +73,12 @@ class Report:
         after = [each.ended for each in self.outcomes if each.what == GOOD and each.began > max(failed, fault)]
         return min(after) - fault if failed > fault and after else 0.0
 
+    def figure(self, fault: str, fault_at: float, at_most: int) -> Figure:
+        """The line of the table about this fault, which may lose ``at_most`` requests."""
+        print(fault, self.details(LOST, TOLD, REFUSED, WRONG))
+        good, wrong, lost, told, refused = map(self.count, (GOOD, WRONG, LOST, TOLD, REFUSED))
+        return Figure(fault, good, wrong, lost, at_most, told, refused, self.back_after(fault_at))
+
     def longest_gap(self) -> float:
         """The longest time in which no good answer came, seconds."""
         ends = sorted(each.ended for each in self.outcomes if each.what == GOOD)

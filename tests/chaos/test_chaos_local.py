@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from chaos_load import CLIENTS, GOOD, LOST, REFUSED, TOLD, WRONG, Figure, Load, Question, leave, questions, steady
+from chaos_load import CLIENTS, GOOD, LOST, REFUSED, TOLD, Figure, Load, Question, leave, questions, steady
 from test_local import Process, process
 
 from dlenv_models.repository import Repository
@@ -52,13 +52,6 @@ def fronts(it: Process) -> list[psutil.Process]:
     return found
 
 
-def line(fault: str, load: Load, fault_at: float, at_most: int) -> Figure:
-    report = load.report
-    counts = [report.count(what) for what in (GOOD, WRONG, LOST)]
-    print(fault, report.details(LOST, TOLD, REFUSED, WRONG))
-    return Figure(fault, *counts, at_most, report.count(TOLD), report.count(REFUSED), report.back_after(fault_at))
-
-
 def until(condition: Callable[[], bool], seconds: float, what: object = "") -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -79,7 +72,7 @@ def test_a_front_is_killed(fronted: Process, asked: list[Question], figures: Fig
         victim.kill()
         until(lambda: victim not in fronts(fronted) and len(fronts(fronted)) == 2, FRONT_S)
         until(lambda: good_for(load, 2), FRONT_S, load.report.details(LOST, TOLD, REFUSED))
-    figure = line("fronts: SIGKILL of one", load, began, CLIENTS)
+    figure = load.report.figure("fronts: SIGKILL of one", began, CLIENTS)
     figures.append(figure)
     assert (figure.wrong, figure.told, figure.refused) == (0, 0, 0)
     assert figure.lost <= CLIENTS
@@ -95,7 +88,7 @@ def test_a_front_is_stopped(fronted: Process, asked: list[Question], figures: Fi
         victim.suspend()
         until(lambda: not victim.is_running() and len(fronts(fronted)) == 2, STUCK_S)
         until(lambda: good_for(load, 2), 20, load.report.details(LOST, TOLD, REFUSED))
-    figure = line("fronts: SIGSTOP of one", load, began, CLIENTS * 4)
+    figure = load.report.figure("fronts: SIGSTOP of one", began, CLIENTS * 4)
     figures.append(figure)
     assert (figure.wrong, figure.told, figure.refused) == (0, 0, 0)
     assert figure.lost <= CLIENTS * 4  # a client gives up after 5 s and comes again
@@ -115,7 +108,7 @@ def test_a_thousand_clients_leave(fronted: Process, asked: list[Question], figur
         began = time.monotonic()
         leave(fronted.port, INFER, asked[0].body)
         time.sleep(3)
-    figure = line("fronts: 1,000 clients leave", load, began, 0)
+    figure = load.report.figure("fronts: 1,000 clients leave", began, 0)
     figures.append(figure)
     assert (figure.wrong, figure.lost, figure.told, figure.refused) == (0, 0, 0, 0)
     until(lambda: descriptors() <= before + 2, 20, (before, descriptors()))
@@ -134,7 +127,7 @@ def test_the_main_process_is_stopped_for_a_while(fronted: Process, asked: list[Q
         fronted.popen.send_signal(signal.SIGCONT)
         resumed = time.monotonic()
         until(lambda: good_for(load, 2), 20, load.report.details(LOST, TOLD, REFUSED))
-    figure = line("fronts: SIGSTOP of the main process for 12 s", load, began, CLIENTS * 4)
+    figure = load.report.figure("fronts: SIGSTOP of the main process for 12 s", began, CLIENTS * 4)
     figures.append(figure)
     assert figure.wrong == 0
     assert figure.lost <= CLIENTS * 4
@@ -159,7 +152,7 @@ def test_the_main_process_is_killed(asked: list[Question], figures: Figures) -> 
                 second.wait_for("Serving")
                 until(lambda: good_for(load, 2), 20)
                 load.stop()
-        figure = line("fronts: SIGKILL of the main process, and a new start", load, began, CLIENTS)
+        figure = load.report.figure("fronts: SIGKILL of the main process, and a new start", began, CLIENTS)
     figures.append(figure)
     assert figure.wrong == 0
     assert figure.lost <= CLIENTS
@@ -196,6 +189,6 @@ def test_the_clock_jumps(tmp_path: Path, asked: list[Question], figures: Figures
         assert it.stop(signal.SIGTERM) == 0
     assert 3500 < (dates[0] - dates[2]).total_seconds() < 3700
     assert -86_500 < (dates[1] - dates[2]).total_seconds() < -86_300
-    figure = line(f"the clock jumps by hours ({count} fronts)", load, began, 0)
+    figure = load.report.figure(f"the clock jumps by hours ({count} fronts)", began, 0)
     figures.append(figure)
     assert (figure.wrong, figure.lost, figure.told, figure.refused) == (0, 0, 0, 0)

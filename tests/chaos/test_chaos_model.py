@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from chaos_load import CLIENTS, GOOD, LOST, REFUSED, TOLD, WRONG, Figure, Load, Question, questions, steady
+from chaos_load import CLIENTS, GOOD, LOST, REFUSED, TOLD, WRONG, Figure, Question, questions, steady
 from serving import Running, publish, run_service
 
 from dlenv.errors import RepositoryError
@@ -69,13 +69,6 @@ def faulty(running: Running) -> Iterator[Faulty]:
     yield runner
 
 
-def line(fault: str, load: Load, fault_at: float, at_most: int) -> Figure:
-    report = load.report
-    counts = [report.count(what) for what in (GOOD, WRONG, LOST)]
-    print(fault, report.details(LOST, TOLD, REFUSED, WRONG))
-    return Figure(fault, *counts, at_most, report.count(TOLD), report.count(REFUSED), report.back_after(fault_at))
-
-
 @pytest.fixture
 def asked(root: Path) -> list[Question]:
     return questions(Repository(root), MODEL)
@@ -103,7 +96,7 @@ def test_a_model_that_raises_now_and_then_fails_these_batches_alone(
         runner.fault = None
         time.sleep(0.5)
         ready = running.client.get("/v2/health/ready").status_code
-    figure = line("the model raises in some batches", load, began, sum(failed))
+    figure = load.report.figure("the model raises in some batches", began, sum(failed))
     figures.append(figure)
     assert figure.wrong == 0
     assert 0 < figure.lost <= sum(failed)  # 500 for what was in these batches, and for nothing else
@@ -147,7 +140,7 @@ def test_a_model_that_hangs_leaves_nobody_waiting(root: Path, asked: list[Questi
         runner.fault = None
         release.set()
         time.sleep(1.5)
-    figure = line("the model hangs for 2.5 s (deadline 0.5 s)", load, began, CLIENTS * 6)
+    figure = load.report.figure("the model hangs for 2.5 s (deadline 0.5 s)", began, CLIENTS * 6)
     figures.append(figure)
     assert set(late) == {"504"}
     assert figure.wrong == 0
@@ -180,7 +173,7 @@ def test_a_model_out_of_memory_is_run_in_smaller_batches_and_recovers(
         runner.fault = None
         time.sleep(4)
         running.client.post(INFER, content=rows.tobytes(), headers=raw)
-    figure = line(f"no memory for more than 2 rows ({engine})", load, began, 0)
+    figure = load.report.figure(f"no memory for more than 2 rows ({engine})", began, 0)
     figures.append(figure)
     assert (figure.wrong, figure.lost, figure.told) == (0, 0, 0)
     assert before.status_code == short_of.status_code == 200
@@ -242,7 +235,7 @@ def test_a_full_disk_stops_a_publication_and_nothing_else(
         (small_disk / "filler").unlink()
         publish(root, MODEL, "mlp", input_shape=[2], classes=3, hidden=[8])
         assert running.client.get("/v2/health/ready").status_code == 200
-    figure = line("disk full while a model is published and loaded", load, began, 0)
+    figure = load.report.figure("disk full while a model is published and loaded", began, 0)
     figures.append(figure)
     assert (figure.wrong, figure.lost, figure.told, figure.refused) == (0, 0, 0, 0)
 
@@ -288,7 +281,7 @@ def test_a_repository_that_can_only_be_read_is_served_and_reloaded(
             time.sleep(0.3)
         with pytest.raises(RepositoryError, match="can't be written"):
             publish(root, MODEL, "mlp", input_shape=[2], classes=3, hidden=[8])
-    figure = line("repository read-only, versions switched", load, began, 0)
+    figure = load.report.figure("repository read-only, versions switched", began, 0)
     figures.append(figure)
     assert (figure.wrong, figure.lost, figure.told, figure.refused) == (0, 0, 0, 0)
     assert {each.version for each in load.report.outcomes} == {"1", "2"}

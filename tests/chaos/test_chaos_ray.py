@@ -160,13 +160,11 @@ def strike(
         )
         time.sleep(1)
         report = load.stop()
-    counts = [report.count(what) for what in (GOOD, WRONG, LOST)]
-    back = report.back_after(began)
-    figures.append(Figure(fault, *counts, at_most, report.count(TOLD), report.count(REFUSED), back))
-    print(fault, report.details(LOST, TOLD, REFUSED, WRONG), patient.answers)
-    assert report.count(WRONG) == 0, report.details(WRONG)
-    assert report.count(LOST) <= at_most, report.details(LOST)
-    assert back <= limit_s, report.details(LOST, TOLD, REFUSED)
+    figure = report.figure(fault, began, at_most)
+    figures.append(figure)
+    assert figure.wrong == 0, report.details(WRONG)
+    assert figure.lost <= at_most, report.details(LOST)
+    assert figure.back_s <= limit_s, report.details(LOST, TOLD, REFUSED)
     assert patient.problems == []
     assert patient.answers > 10
 
@@ -200,9 +198,8 @@ class TestOneReplica:
         ended = time.monotonic() - began
         report = load.stop()
         one.reader.join()
-        counts = [report.count(what) for what in (GOOD, WRONG, LOST)]
         fault = f"one replica: SIGKILL of the raylet (ends after {ended:.1f} s)"
-        figures.append(Figure(fault, *counts, AT_VICTIM, report.count(TOLD), report.count(REFUSED), 0))
+        figures.append(report.figure(fault, began, AT_VICTIM))
         assert code == 1
         assert "has died; stopping" in one.said
         assert report.count(WRONG) == 0

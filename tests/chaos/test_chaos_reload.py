@@ -75,12 +75,7 @@ def test_versions_are_switched_and_rolled_back(tmp_path: Path, figures: Figures,
             assert after
             assert {each.version for each in after} == {str(version)}  # no older one, once the load is answered
     report = load.report
-    figures.append(
-        Figure(
-            f"versions switched and rolled back ({fronts} fronts)", report.count(GOOD), report.count(WRONG),
-            report.count(LOST), 0, report.count(TOLD), report.count(REFUSED), report.back_after(began),
-        )
-    )  # fmt: skip
+    figures.append(report.figure(f"versions switched and rolled back ({fronts} fronts)", began, 0))
     assert report.count(GOOD) == len(report.outcomes), report.details(WRONG, LOST, TOLD, REFUSED)
     assert {each.version for each in report.outcomes} == {"1", "2"}
 
@@ -109,12 +104,7 @@ def test_a_version_that_is_broken_never_takes_traffic(tmp_path: Path, figures: F
         publish_third(root)
         assert running.client.get(f"/v2/models/{MODEL}/versions/3").status_code == 404
     report = load.report
-    figures.append(
-        Figure(
-            f"{len(BROKEN)} broken versions loaded", report.count(GOOD), report.count(WRONG), report.count(LOST), 0,
-            report.count(TOLD), report.count(REFUSED), report.back_after(began),
-        )
-    )  # fmt: skip
+    figures.append(report.figure(f"{len(BROKEN)} broken versions loaded", began, 0))
     assert {name: status for name, (status, _) in said.items()} == dict.fromkeys(BROKEN, 400), said
     assert "overflow" in said["weights that overflow"][1]
     assert report.count(GOOD) == len(report.outcomes), report.details(WRONG, LOST, TOLD, REFUSED)
