@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -122,13 +123,14 @@ class Launcher:
 
         self.connected = True
         group = os.getpgrp() if hasattr(os, "getpgrp") else None
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=self.settings.log_level == "debug",
-            logging_level="WARNING",
-            _temp_dir=str(self.ray_files),
-        )
+        with _own_sessions():
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=self.settings.log_level == "debug",
+                logging_level="WARNING",
+                _temp_dir=str(self.ray_files),
+            )
         # Ray moves us into a process group of our own (ray/_private/services.py `start_reaper`), where a terminal's
         # Ctrl-C no longer arrives when somebody started us (`make serve`). Its processes stay in that group.
         if group is not None and os.getpgrp() != group:
@@ -277,6 +279,27 @@ class Launcher:
         self.say(f"{what} ...")
         yield
         self.say(f"{what}: {time.monotonic() - began:.1f} s")
+
+
+@contextlib.contextmanager
+def _own_sessions() -> Iterator[None]:
+    """Start Ray's processes in sessions of their own, on Linux.
+
+    SIGTERM to our process group (a shell's ``kill %1``, coreutils' ``timeout``) is for us alone: with it the raylet
+    would end under the requests that are still to be answered. Ray keeps a terminal's SIGINT from its processes in
+    another way (ray/_private/services.py ``start_ray_process``). Elsewhere its reaper needs them in our group.
+    """
+    from ray._private import services
+
+    if sys.platform != "linux":
+        yield
+        return
+    start = services.ConsolePopen
+    services.ConsolePopen = functools.partial(start, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = start
 
 
 def _leave(code: int) -> NoReturn:

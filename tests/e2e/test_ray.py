@@ -50,6 +50,7 @@ class Serving:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,  # so that signals can go to its process group, and not to ours
         )
         self.reader = threading.Thread(target=self._read)
         self.reader.start()
@@ -78,7 +79,8 @@ class Serving:
         return [self.process.pid, *of_run(self.directory / RAY_FILES)]
 
     def stop(self, number: signal.Signals) -> int:
-        self.process.send_signal(number)
+        # To all of the group, as a terminal's Ctrl-C, a shell's `kill %1` and coreutils' timeout do.
+        os.killpg(self.process.pid, number)
         code = self.process.wait(STOP_S)
         self.reader.join()
         return code
