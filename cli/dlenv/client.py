@@ -89,7 +89,12 @@ class Client:
         self._http = httpx.Client(trust_env=not here, headers=bearer(key))
 
     def predict(
-        self, model: str, content: bytes | Sequence[Any] | Mapping[str, Any], *, version: int | None = None
+        self,
+        model: str,
+        content: bytes | Sequence[Any] | Mapping[str, Any],
+        *,
+        version: int | None = None,
+        reconstruct: bool = False,
     ) -> dict[str, Any]:
         """Ask for predictions to read: ``{"model", "version", "predictions": [{"label", "probability", ...}]}``.
 
@@ -97,6 +102,8 @@ class Client:
             model: its name.
             content: an image file's bytes (PNG, JPEG, WebP); rows, or the whole JSON object that the service takes.
             version: of the model; its newest one where None.
+            reconstruct: each prediction has a "reconstruction", too; only models that learned without labels first
+                give any.
 
         Raises:
             RequestError: the service refuses; the leaf of :mod:`dlenv.errors` that has the answer's status.
@@ -104,6 +111,7 @@ class Client:
             DataError: an answer, but not dlenv's.
         """
         path = f"/predict/{model}" + (f"/versions/{version}" if version else "")
+        path += "?reconstruct=true" if reconstruct else ""
         if isinstance(content, bytes):
             media = next((kind for start, kind in IMAGES.items() if content.startswith(start)), BYTES)
             return self._ask(path, content, media, "predictions")

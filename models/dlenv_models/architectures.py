@@ -33,7 +33,7 @@ class Spec:
     smallest: int = 1  # pixels in height and width
     deep: bool = False  # operators large enough to be worth several CPU threads
     smallest_batch: int = 1  # rows to train on at once
-    pretrained: bool = False  # can learn from rows without labels first
+    pretrained: bool = False  # can learn from rows without labels first, and give back what it made out of them
     limits: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)  # of lists: shortest, longest, largest
     later: tuple[str, ...] = ()  # options that manifests may lack, since models were published before there were these
 

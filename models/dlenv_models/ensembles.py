@@ -15,7 +15,18 @@ from dlenv_models.options import recipe
 from dlenv_models.training import Epoch, Step, Trained, train
 from dlenv_models.zoo import Ensemble
 
-__all__ = ["train_ensemble"]
+__all__ = ["members_of", "train_ensemble"]
+
+
+def members_of(names: Sequence[str], arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The members of an ensemble of these architectures: each takes those of the ``arguments`` that it knows.
+
+    Raises ``UsageError`` for an argument that none of them takes.
+    """
+    takes = {name: ARCHITECTURES[name].options if name in ARCHITECTURES else {} for name in names}
+    if unknown := sorted(arguments.keys() - set(chain.from_iterable(takes.values()))):
+        raise UsageError(f"{unknown[0]}: none of {', '.join(names)} takes such an argument")
+    return [{"name": name, "arguments": {k: v for k, v in arguments.items() if k in takes[name]}} for name in names]
 
 
 def train_ensemble(
@@ -35,21 +46,17 @@ def train_ensemble(
     Raises ``UsageError`` for an option or argument that can't be used.
     """
     shape: dict[str, Any] = {"input_shape": list(dataset.row_shape), "classes": len(dataset.classes)}
-    takes = {name: ARCHITECTURES[name].options if name in ARCHITECTURES else {} for name in names}
-    if unknown := sorted(arguments.keys() - set(chain.from_iterable(takes.values()))):
-        raise UsageError(f"{unknown[0]}: none of {', '.join(names)} takes such an argument")
-    mine = {name: {k: v for k, v in arguments.items() if k in takes[name]} for name in names}
-    wanted = [{"name": name, "arguments": mine[name]} for name in names]
+    wanted = members_of(names, arguments)
     try:  # before any time goes into training
         complete("ensemble", {**shape, "members": wanted})
     except ValueError as error:
         raise UsageError(str(error)) from None
 
     trained = []
-    for i, name in enumerate(names):
-        chosen = replace(recipe(name, dataset), **options)
+    for i, member in enumerate(wanted):
+        chosen = replace(recipe(member["name"], dataset), **options)
         chosen = replace(chosen, seed=chosen.seed + i)
-        trained.append(train(name, dataset, chosen, mine[name], on_step, on_epoch))
+        trained.append(train(member["name"], dataset, chosen, member["arguments"], on_step, on_epoch))
     members = [
         {
             "name": each.architecture.name,

@@ -10,6 +10,7 @@ from torch import nn
 
 from dlenv_models.data.dataset import Split
 from dlenv_models.manifest import Metrics, Preprocessing
+from dlenv_models.pretraining import Pretrained
 
 BATCH = 1000
 
@@ -36,6 +37,16 @@ def predict(
     module.eval()
     with torch.inference_mode():
         return torch.cat([module(prepare(batch.to(device))).cpu() for batch in torch.split(inputs, BATCH)])
+
+
+def reconstruct(module: Pretrained, preprocessing: Preprocessing, inputs: torch.Tensor) -> torch.Tensor:
+    """What the module makes of raw ``inputs`` (N, C, H, W), on the CPU: float32 of the same shape and units."""
+    prepare = preprocess(preprocessing, tuple(inputs.shape[1:]))
+    mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (preprocessing.mean, preprocessing.std))
+    module.eval()
+    with torch.inference_mode():
+        made = [module.reconstruct(prepare(batch)) for batch in torch.split(inputs, BATCH)]
+    return (torch.cat(made) * std + mean) / preprocessing.scale
 
 
 def measure(

@@ -7,6 +7,7 @@ format but PNG, JPEG and WebP, and looks at the size in the header before it dec
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +60,14 @@ def prepare(
         picture = ImageOps.pad(picture, (width, height), Image.Resampling.LANCZOS, color=0)
     pixels = np.array(picture, dtype=np.uint8)  # a copy: PyTorch wants no read-only memory
     return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
+
+
+def write(pixels: npt.ArrayLike, path: Path) -> None:
+    """Write pixel values (channels, height, width), cut off at 0 and 255, as PNG; raises ``OSError``."""
+    values = np.rint(np.asarray(pixels, dtype=np.float32)).clip(0, 255).astype(np.uint8)
+    Image.fromarray(values[0] if len(values) == 1 else np.ascontiguousarray(values.transpose(1, 2, 0))).save(
+        path, "PNG"
+    )
 
 
 def _decode(image_bytes: bytes, max_pixels: int) -> Image.Image:

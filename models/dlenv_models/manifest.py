@@ -16,6 +16,7 @@ from dlenv_models import _check, architectures
 
 SCHEMA = 1
 WEIGHTS = "model.safetensors"
+RECONSTRUCTION = "reconstruction"  # an output of architectures that learn without labels first
 MAX_VERSION = 999_999_999
 MAX_WEIGHTS = 2 * 1024**3  # bytes
 
@@ -132,11 +133,18 @@ def model_name(value: object, where: str = "name") -> str:
     raise ValueError(f"{where}: {_check.show(value)} is not a model name ({rule})")
 
 
-def tensor_specs(row_shape: Sequence[int], classes: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """The inputs and outputs of a model for rows of this shape: uint8 pixels for images, else float32."""
+def tensor_specs(architecture: Architecture) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """The inputs and outputs of a model: it takes uint8 pixels where rows are images, else float32.
+
+    One that can reconstruct its input gives that too, as float32 in the input's own units (pixels: 0 to 255).
+    """
+    row_shape, classes = architecture.arguments["input_shape"], architecture.arguments["classes"]
     datatype = "UINT8" if len(row_shape) == 3 else "FP32"
     inputs = (TensorSpec("input", datatype, (-1, *row_shape)),)
-    return inputs, (TensorSpec("probabilities", "FP32", (-1, classes)), TensorSpec("label", "INT64", (-1,)))
+    outputs = [TensorSpec("probabilities", "FP32", (-1, classes)), TensorSpec("label", "INT64", (-1,))]
+    if architectures.ARCHITECTURES[architecture.name].pretrained:
+        outputs.append(TensorSpec(RECONSTRUCTION, "FP32", (-1, *row_shape)))
+    return inputs, tuple(outputs)
 
 
 def _plain(value: Any) -> Any:
@@ -155,9 +163,10 @@ def _manifest(value: object) -> Manifest:
     classes = tuple(_check.text(name, f"classes[{i}]") for i, name in enumerate(names))
     if len(set(classes)) != count:
         raise ValueError("classes: a name stands there twice")
-    inputs, outputs = tensor_specs(shape, count)
-    for key, wanted in (("inputs", inputs), ("outputs", outputs)):
-        _tensors(top[key], key, wanted)
+    inputs, outputs = tensor_specs(architecture)
+    _tensors(top["inputs"], "inputs", inputs)
+    # Older manifests don't name the reconstruction, which the architecture can give all the same.
+    _tensors(top["outputs"], "outputs", outputs, least=2)
     data = _data(top["data"])
     return Manifest(
         name=model_name(top["name"]),
@@ -183,9 +192,9 @@ def _architecture(value: object) -> Architecture:
     return Architecture(name, architectures.complete(name, arguments, "architecture.arguments."))
 
 
-def _tensors(value: object, key: str, wanted: Sequence[TensorSpec]) -> None:
-    given = _check.sequence(value, key, len(wanted), len(wanted))
-    for i, (item, spec) in enumerate(zip(given, wanted, strict=True)):
+def _tensors(value: object, key: str, wanted: Sequence[TensorSpec], least: int = 1) -> None:
+    given = _check.sequence(value, key, least, len(wanted))
+    for i, (item, spec) in enumerate(zip(given, wanted, strict=False)):
         fields = _check.mapping(item, f"{key}[{i}]", ("name", "datatype", "shape"))
         for field, right in (("name", spec.name), ("datatype", spec.datatype), ("shape", list(spec.shape))):
             if fields[field] != right and fields[field] != spec.shape:

@@ -10,9 +10,10 @@ import torch
 
 from dlenv.errors import InvalidValue
 from dlenv_models._check import show
-from dlenv_models.evaluation import predict
+from dlenv_models.evaluation import predict, reconstruct
 from dlenv_models.images import prepare
 from dlenv_models.manifest import Manifest
+from dlenv_models.pretraining import Pretrained
 from dlenv_models.repository import LoadedModel
 
 
@@ -42,9 +43,15 @@ def image_row(content: bytes, manifest: Manifest) -> torch.Tensor:
     return torch.from_numpy(prepare(content, *manifest.row_shape)).unsqueeze(0)
 
 
-def answer(model: LoadedModel, rows: torch.Tensor) -> dict[str, Any]:
-    """The service's answer for these raw rows (N, *row_shape): model, version, and one prediction for each row."""
+def answer(model: LoadedModel, rows: torch.Tensor, *, reconstructions: bool = False) -> dict[str, Any]:
+    """The service's answer for these raw rows (N, *row_shape): model, version, and one prediction for each row.
+
+    ``reconstructions``: with what the model makes of each row, [C][H][W] from 0 to 255; raises ``InvalidValue`` where
+    it makes nothing of them.
+    """
     manifest = model.manifest
+    if reconstructions and not isinstance(model.module, Pretrained):
+        raise InvalidValue(f"model {manifest.name!r} gives no reconstruction; leave reconstruct out")
     probabilities = predict(model.module, manifest.preprocessing, rows).softmax(dim=1)
     predictions = []
     for row in probabilities.tolist():
@@ -57,6 +64,11 @@ def answer(model: LoadedModel, rows: torch.Tensor) -> dict[str, Any]:
                 "probabilities": dict(zip(manifest.classes, row, strict=True)),
             }
         )
+    if reconstructions:
+        assert isinstance(model.module, Pretrained)
+        made = reconstruct(model.module, manifest.preprocessing, rows)
+        for prediction, row in zip(predictions, made.tolist(), strict=True):
+            prediction["reconstruction"] = row
     return {"model": manifest.name, "version": manifest.version, "predictions": predictions}
 
 

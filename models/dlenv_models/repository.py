@@ -154,7 +154,7 @@ class Repository:
             content = weights.dump(architecture, module)
         except ValueError as error:
             raise ModelInvalid(f"the model can't be published: {error}") from None
-        inputs, outputs = tensor_specs(architecture.arguments["input_shape"], architecture.arguments["classes"])
+        inputs, outputs = tensor_specs(architecture)
         manifest = Manifest(
             name=name,
             version=1,

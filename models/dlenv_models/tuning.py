@@ -2,7 +2,9 @@
 
 The engine is Ray Tune; what is kept is dlenv's: a folder with ``tune.json`` (the search) and a record of each trial
 (:mod:`dlenv_models.runs`). Ray's own notes, which only Ray can read, and by unpickling, are thrown away at the end. A
-search that was cut off goes on with the trials that have no result; they begin anew.
+search that was cut off goes on with the trials that have no result; they begin anew. Ray's way to go on
+(``Tuner.restore``) keeps no scheduler's memory, so that the first trials afterwards would be compared with nobody: here
+it is told again, from the records, what the trials with a result have reported.
 
 ASHA (Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020; d2l 19.5): after 1, 3, 9 ... times
 ``grace`` epochs only the best third of the trials goes on.
@@ -15,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -33,6 +36,7 @@ __all__ = ["FIGURE", "Search", "Trial", "check", "go_on", "left", "trial_folder"
 SEARCH = "tune.json"
 FIGURE = "validation_loss"  # what counts: accuracies of small validation splits are the same for many trials
 REDUCTION = 3  # ASHA's eta
+_EPOCH = "training_iteration"  # Ray's name for it
 DONE = ("finished", "stopped", "failed")
 
 
@@ -149,28 +153,17 @@ def _fit(
     on_end: Callable[[Trial, Run], None],
 ) -> None:
     from ray import tune
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
     resources = {"cpu": search.threads, **({"gpu": 1} if search.gpu else {})}
     by_number = {trial.number: trial for trial in wanted}
     recording = _recording(search, folder, by_number, command, on_end)
     try:
-        scheduler = (
-            ASHAScheduler(
-                time_attr="training_iteration",
-                max_t=search.epochs,
-                grace_period=search.grace,
-                reduction_factor=REDUCTION,
-            )
-            if search.scheduler == "asha" and search.grace < search.epochs
-            else FIFOScheduler()
-        )
         with tempfile.TemporaryDirectory(prefix="dlenv-tune-") as scratch:
             tuner = tune.Tuner(
                 tune.with_resources(_trainable(search), resources),
                 param_space={"number": tune.grid_search(list(by_number)), "parameters": None},
                 tune_config=tune.TuneConfig(
-                    metric=FIGURE, mode="min", scheduler=scheduler, max_concurrent_trials=jobs, reuse_actors=False
+                    scheduler=_scheduler(search, folder), max_concurrent_trials=jobs, reuse_actors=False
                 ),
                 run_config=tune.RunConfig(
                     name="search",
@@ -183,6 +176,33 @@ def _fit(
             tuner.fit()
     finally:
         recording.close()
+
+
+def _scheduler(search: Search, folder: Path) -> Any:
+    """What stops trials without prospects, with all in mind that the trials with a result have reported."""
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+    if search.scheduler != "asha" or search.grace >= search.epochs:
+        return FIFOScheduler()
+    scheduler = ASHAScheduler(
+        time_attr=_EPOCH,
+        metric=FIGURE,
+        mode="min",
+        max_t=search.epochs,
+        grace_period=search.grace,
+        reduction_factor=REDUCTION,
+    )
+    waiting = {trial.number for trial in left(search, folder)}
+    for trial in search.trials:
+        reported = [] if trial.number in waiting else runs.metrics(trial_folder(folder, trial.number))
+        if reported:
+            known = SimpleNamespace(trial_id=f"recorded-{trial.number}")  # all of a trial that this scheduler looks at
+            results = [{_EPOCH: number, FIGURE: figures[FIGURE]} for number, figures in enumerate(reported, 1)]
+            scheduler.on_trial_add(None, known)
+            for result in results:
+                scheduler.on_trial_result(None, known, result)
+            scheduler.on_trial_complete(None, known, results[-1])
+    return scheduler
 
 
 def _trainable(search: Search) -> Callable[[dict[str, Any]], None]:

@@ -40,7 +40,7 @@ class Model(Protocol):
             Overloaded: the queue is full.
         """
 
-    def submit(self, rows: Array, timeout_us: int | None, outcome: Outcome) -> Item:
+    def submit(self, rows: Array, timeout_us: int | None, outcome: Outcome, reconstruct: bool = False) -> Item:
         """Queue the rows of one request; ``outcome`` will hold the answer, or an error.
 
         Raises:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -36,6 +36,14 @@ class Answer(NamedTuple):
     probabilities: Array  # float32, (rows, classes)
     labels: Array  # int64, (rows,)
     finite: bool = True  # False: the batch that these rows were in holds a number that is not
+    reconstructions: Array | None = None  # float32, (rows, *input shape), in the input's units; where asked for
+
+    @classmethod
+    def joined(cls, parts: Sequence[Answer]) -> Answer:
+        """The answer to the rows of several, one after the other."""
+        probabilities, labels, finite, made = zip(*parts, strict=True)
+        reconstructions = None if made[0] is None else np.concatenate(made)
+        return cls(np.concatenate(probabilities), np.concatenate(labels), all(finite), reconstructions)
 
 
 class Outcome(Protocol):
@@ -61,16 +69,26 @@ class Item:
     """The rows of one request, or of some that a front has gathered, on their way through the queue.
 
     ``rows`` is ``(n, ...)`` in the model's input type, validated; ``deadline`` and ``queued`` are nanoseconds of
-    ``time.perf_counter_ns``.
+    ``time.perf_counter_ns``; ``reconstruct``: their reconstructions are wanted, too.
     """
 
     __slots__ = (
-        *("count", "deadline", "done", "outcome", "parts", "queued", "ran", "requests", "rows", "started", "taken"),
+        *("count", "deadline", "done", "outcome", "parts", "queued", "ran", "reconstruct", "requests", "rows"),
+        *("started", "taken"),
     )
 
-    def __init__(self, rows: Array, outcome: Outcome, queued: int, deadline: int, requests: int = 1) -> None:
+    def __init__(
+        self,
+        rows: Array,
+        outcome: Outcome,
+        queued: int,
+        deadline: int,
+        requests: int = 1,
+        reconstruct: bool = False,
+    ) -> None:
         self.rows = rows
         self.requests = requests
+        self.reconstruct = reconstruct
         self.count = len(rows)
         self.outcome = outcome
         self.queued = queued
@@ -91,8 +109,7 @@ class Item:
             return
         if self.parts:
             self.parts.append(part)
-            probabilities, labels, finite = zip(*self.parts, strict=True)
-            part = Answer(np.concatenate(probabilities), np.concatenate(labels), all(finite))
+            part = Answer.joined(self.parts)
         self.outcome.set_result(part)
 
     def fail(self, error: BaseException) -> None:
@@ -116,6 +133,11 @@ class Batch:
     pieces: list[Piece] = field(default_factory=list)
     count: int = 0
     started: int = 0
+
+    @property
+    def reconstruct(self) -> bool:
+        """Whether reconstructions are wanted of any of its rows."""
+        return any(item.reconstruct for item, _, _ in self.pieces)
 
     def arrays(self) -> list[Array]:
         """The rows of each piece, without copying."""

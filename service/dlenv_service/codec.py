@@ -9,30 +9,37 @@ that a bad request can't spoil the batch that it would have been in.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 
 from dlenv.errors import InvalidValue, RequestError, TooLarge
 from dlenv_service.batcher import Answer, Array
-from dlenv_service.tensors import Signature, check_rows, json_type, rows_from_list, shape_text, short
+from dlenv_service.tensors import (
+    Signature,
+    check_reconstructions,
+    check_rows,
+    json_type,
+    rows_from_list,
+    shape_text,
+    short,
+)
 
 __all__ = ["BINARY_HEADER", "InferRequest", "decode", "encode", "load_json"]
 
 BINARY_HEADER = "Inference-Header-Content-Length"
 
 
-@dataclass(frozen=True)
-class InferRequest:
+class InferRequest(NamedTuple):
     """A request, checked: ``rows`` is ``(n, *shape)``; ``outputs`` pairs names with "as binary"."""
 
     rows: Array
     outputs: tuple[tuple[str, bool], ...]
     id: str | None = None
     timeout_us: int | None = None
+    reconstruct: bool = False  # the reconstruction is among the outputs
 
 
 def load_json(body: bytes | memoryview) -> dict[str, Any]:
@@ -90,7 +97,11 @@ def _request(document: dict[str, Any], binary: memoryview, signature: Signature)
     timeout = parameters.get("timeout")
     if timeout is not None and (type(timeout) is not int or timeout <= 0):
         raise RequestError(f"parameter timeout is {short(timeout)}; give a whole number of microseconds above 0")
-    return InferRequest(rows, _outputs(document.get("outputs"), all_binary, signature), request_id, timeout)
+    outputs = _outputs(document.get("outputs"), all_binary, signature)
+    reconstruct = bool(signature.reconstruction) and any(name == signature.reconstruction for name, _ in outputs)
+    if reconstruct:
+        check_reconstructions(len(rows), signature)
+    return InferRequest(rows, outputs, request_id, timeout, reconstruct)
 
 
 def _input(inputs: object, binary: memoryview, signature: Signature) -> Array:
@@ -197,10 +208,11 @@ def _outputs(outputs: object, all_binary: bool, signature: Signature) -> tuple[t
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             raise RequestError(f"each output must be an object with a name; got {short(entry)}")
         name = entry["name"]
-        if name not in signature.outputs:
+        if name not in signature.outputs and (not name or name != signature.reconstruction):
+            given = [*signature.outputs, *([signature.reconstruction] if signature.reconstruction else [])]
             raise InvalidValue(
                 f"output {short(name)} is not an output of model {signature.model!r}; it gives "
-                + " and ".join(repr(output) for output in signature.outputs)
+                + " and ".join(repr(output) for output in given)
             )
         if name in wanted:
             raise RequestError(f"output {name!r} is asked for twice")
@@ -218,13 +230,13 @@ def encode(
     request: InferRequest, answer: Answer, signature: Signature, version: str
 ) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """An answer as response headers and body."""
-    rows, classes = answer.probabilities.shape
+    key = (signature.model, version, signature.outputs, request.outputs, answer.probabilities.shape, signature.shape)
     if request.id is None and all(as_binary for _, as_binary in request.outputs):
-        headers, description = _description(signature.model, version, signature.outputs, request.outputs, rows, classes)
+        headers, description = _description(*key)
         return headers, b"".join(
             (description, *(_array(name, answer, signature).tobytes() for name, _ in request.outputs))
         )
-    document = _document(signature.model, version, signature.outputs, request.outputs, rows, classes)
+    document = _document(*key)
     if request.id is not None:
         document["id"] = request.id
     binary: list[bytes] = []
@@ -245,11 +257,20 @@ def _description(*key: Any) -> tuple[list[tuple[bytes, bytes]], bytes]:
 
 
 def _document(
-    model: str, version: str, names: tuple[str, str], outputs: tuple[tuple[str, bool], ...], rows: int, classes: int
+    model: str,
+    version: str,
+    names: tuple[str, str],
+    outputs: tuple[tuple[str, bool], ...],
+    sizes: tuple[int, int],
+    row: tuple[int, ...],
 ) -> dict[str, Any]:
+    rows, classes = sizes
     described: list[dict[str, Any]] = []
     for name, as_binary in outputs:
-        shape, datatype, size = ([rows, classes], "FP32", 4) if name == names[0] else ([rows], "INT64", 8)
+        if name == names[1]:
+            shape, datatype, size = [rows], "INT64", 8
+        else:
+            shape, datatype, size = [rows, classes] if name == names[0] else [rows, *row], "FP32", 4
         output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
         if as_binary:
             output["parameters"] = {"binary_data_size": math.prod(shape) * size}
@@ -258,7 +279,12 @@ def _document(
 
 
 def _array(name: str, answer: Answer, signature: Signature) -> Array:
-    return answer.probabilities if name == signature.outputs[0] else answer.labels
+    if name == signature.outputs[0]:
+        return answer.probabilities
+    if name == signature.outputs[1]:
+        return answer.labels
+    assert answer.reconstructions is not None
+    return answer.reconstructions
 
 
 def _with_binary(document: dict[str, Any], binary: list[bytes]) -> tuple[list[tuple[bytes, bytes]], bytes]:

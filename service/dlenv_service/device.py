@@ -52,11 +52,18 @@ class Runner(Protocol):
 
 
 class Lane:
-    """One model version on a device: its queue, what runs it, and what is counted about it."""
+    """One model version on a device: its queue, what runs it, and what is counted about it.
 
-    def __init__(self, batcher: Batcher, runner: Runner, statistics: Statistics) -> None:
+    ``reconstructor`` runs the batches in which somebody wants reconstructions, where the model gives any: nobody else
+    pays for them.
+    """
+
+    def __init__(
+        self, batcher: Batcher, runner: Runner, statistics: Statistics, reconstructor: Runner | None = None
+    ) -> None:
         self.batcher = batcher
         self.runner = runner
+        self.reconstructor = reconstructor
         self.statistics = statistics
         self.batch: Batch | None = None  # what is on the device right now
         self.failures = 0  # batches that failed since one that did not
@@ -177,12 +184,16 @@ class Device:
             return
         lane.batch, self._busy_since = batch, now
         try:
-            answer, timing = lane.halving.run(lane.runner, batch.arrays(), batch.count)
+            reconstructor = lane.reconstructor
+            runner = reconstructor if reconstructor is not None and batch.reconstruct else lane.runner
+            answer, timing = lane.halving.run(runner, batch.arrays(), batch.count)
         except Exception as error:  # noqa: BLE001 - the thread must outlive whatever a model raises
             self._post(self._failed, lane, batch, error)
         else:
-            answer = answer._replace(finite=bool(np.isfinite(answer.probabilities).all()))
-            self._post(self._answered, lane, batch, answer, timing)
+            finite = bool(np.isfinite(answer.probabilities).all())
+            if answer.reconstructions is not None:
+                finite = finite and bool(np.isfinite(answer.reconstructions).all())
+            self._post(self._answered, lane, batch, answer._replace(finite=finite), timing)
         finally:
             lane.batch, self._busy_since = None, 0
 
@@ -196,12 +207,14 @@ class Device:
         lane.statistics.batch(batch.count, timing.input, timing.infer, timing.output)
         if lane.on_batch is not None:
             lane.on_batch(batch, timing)
+        made = answer.reconstructions
         position = 0
         for item, start, stop in batch.pieces:
             last = stop == item.count
             lane.statistics.computed(timing.input, timing.infer, timing.output, item.requests, last=last)
             end = position + stop - start
-            item.deliver(Answer(answer.probabilities[position:end], answer.labels[position:end], answer.finite))
+            wanted = made[position:end] if made is not None and item.reconstruct else None
+            item.deliver(Answer(answer.probabilities[position:end], answer.labels[position:end], answer.finite, wanted))
             position = end
 
     @staticmethod

@@ -19,10 +19,11 @@ import torch
 from torch import nn
 
 from dlenv.errors import StartError
+from dlenv_models.pretraining import Pretrained
 from dlenv_service.batcher import Answer, Array
 from dlenv_service.device import Runner, Timing
 
-__all__ = ["CpuEngine", "CudaEngine", "Engine", "HostEngine", "buckets", "classify", "pick_device"]
+__all__ = ["CpuEngine", "CudaEngine", "Engine", "HostEngine", "buckets", "classify", "pick_device", "reconstruct"]
 
 # At warm-up the fastest of some runs of a size counts: others are slowed by what else the machine does.
 TRIALS = 4
@@ -97,9 +98,29 @@ class classify(nn.Module):  # noqa: N801 - read as a verb: classify(model)(rows)
 
     def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Classify ``(n, *shape)`` rows."""
+        return self._classified(self._prepared(rows))
+
+    def _prepared(self, rows: torch.Tensor) -> torch.Tensor:
         inputs = rows.to(torch.float32).mul_(self.scale) if rows.dtype == torch.uint8 else rows * self.scale
-        probabilities = torch.softmax(self.model(inputs.sub_(self.mean).div_(self.std)), dim=1)
+        return inputs.sub_(self.mean).div_(self.std)
+
+    def _classified(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        probabilities = torch.softmax(self.model(inputs), dim=1)
         return probabilities, probabilities.argmax(dim=1)
+
+
+class reconstruct(classify):  # noqa: N801 - as above
+    """From raw rows to probabilities, labels, and what the model makes of the rows: ``(n, *shape)`` float32.
+
+    The last is in the units of the rows (pixels: 0 to 255), so that it can be compared with what was sent.
+    """
+
+    def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:  # type: ignore[override]  # one output more
+        """Classify and reconstruct ``(n, *shape)`` rows."""
+        assert isinstance(self.model, Pretrained)
+        inputs = self._prepared(rows)
+        made = self.model.reconstruct(inputs).mul(self.std).add_(self.mean).div_(self.scale)
+        return *self._classified(inputs), made
 
 
 class HostEngine(ABC):
@@ -110,8 +131,8 @@ class HostEngine(ABC):
         self.best_batch = max_batch
 
     @abstractmethod
-    def infer(self, count: int) -> tuple[Array, Array]:
-        """Probabilities and labels of the first ``count`` rows that were gathered, in arrays of their own."""
+    def infer(self, count: int) -> Sequence[Array]:
+        """What the model gives for the first ``count`` rows that were gathered, in arrays of their own."""
 
     def warm_up(self) -> None:
         """Run every size that will be used, and find out which batch is the fastest.
@@ -147,7 +168,7 @@ class HostEngine(ABC):
         began = time.perf_counter_ns()
         gather(pieces, self._staging)
         gathered = time.perf_counter_ns()
-        answer = Answer(*self.infer(count))
+        answer = _answer(self.infer(count))
         return answer, Timing(gathered - began, time.perf_counter_ns() - gathered, 0)
 
 
@@ -176,11 +197,10 @@ class CpuEngine(HostEngine):
         self._model.to(memory_format=min(formats, key=formats.__getitem__))
         super().warm_up()
 
-    def infer(self, count: int) -> tuple[Array, Array]:
-        """Probabilities and labels of the first rows."""
+    def infer(self, count: int) -> Sequence[Array]:
+        """What the model gives for the first rows."""
         with torch.inference_mode():
-            probabilities, labels = self._model(self._rows[:count])
-        return probabilities.numpy(), labels.numpy()
+            return [output.numpy() for output in self._model(self._rows[:count])]
 
 
 class CudaEngine:
@@ -201,7 +221,7 @@ class CudaEngine:
         self._staging = self._pinned.numpy()
         self._input = torch.zeros_like(self._pinned, device=self._device)
         self._buckets = buckets(max_batch)
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, tuple[torch.Tensor, ...]]] = {}
         self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self.best_batch = max_batch
         self.memory_bytes = 0
@@ -223,11 +243,11 @@ class CudaEngine:
                 self._stream.synchronize()
                 graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
-                    probabilities, labels = self._model(rows)
+                    outputs = self._model(rows)
             pool = graph.pool()
-            self._graphs[size] = (graph, probabilities, labels)
+            self._graphs[size] = (graph, outputs)
         with torch.cuda.stream(self._stream):
-            for graph, _, _ in self._graphs.values():  # its first replay uploads a graph
+            for graph, _ in self._graphs.values():  # its first replay uploads a graph
                 graph.replay()
         self._stream.synchronize()
         # Reserved, not allocated: a graph's pool keeps what was freed inside the capture.
@@ -238,21 +258,26 @@ class CudaEngine:
         began = time.perf_counter_ns()
         gather(pieces, self._staging)
         size = next(bucket for bucket in self._buckets if bucket >= count)
-        graph, probabilities, labels = self._graphs[size]
+        graph, outputs = self._graphs[size]
         gathered = time.perf_counter_ns()
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             self._input[:count].copy_(self._pinned[:count], non_blocking=True)
             graph.replay()
             # The graph writes its outputs again with the next batch, so they are copied out before it returns.
-            host = [torch.empty_like(out, device="cpu", pin_memory=True) for out in (probabilities, labels)]
-            for source, target in zip((probabilities, labels), host, strict=True):
+            host = [torch.empty_like(out, device="cpu", pin_memory=True) for out in outputs]
+            for source, target in zip(outputs, host, strict=True):
                 target.copy_(source, non_blocking=True)
             self._done.record(self._stream)
         self._done.synchronize()  # waits without the GIL
         inferred = time.perf_counter_ns()
         # A copy of its own: pinned memory is too dear to be held for as long as an answer travels.
-        answer = Answer(*(array[:count].numpy().copy() for array in host))
+        answer = _answer([array[:count].numpy().copy() for array in host])
         return answer, Timing(gathered - began, inferred - gathered, time.perf_counter_ns() - inferred)
+
+
+def _answer(outputs: Sequence[Array]) -> Answer:
+    probabilities, labels, *made = outputs
+    return Answer(probabilities, labels, reconstructions=made[0] if made else None)
 
 
 def gather(pieces: list[Array], into: Array) -> None:

@@ -67,8 +67,7 @@ class Halving:
         answers, timings = zip(*parts, strict=True)
         for field in ("input", "infer", "output"):
             setattr(timings[0], field, sum(getattr(timing, field) for timing in timings))
-        probabilities, labels, finite = zip(*answers, strict=True)
-        return Answer(np.concatenate(probabilities), np.concatenate(labels), all(finite)), timings[0]
+        return Answer.joined(answers), timings[0]
 
     def _shrink(self, count: int) -> None:
         self._since = self._now()

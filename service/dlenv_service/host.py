@@ -25,7 +25,7 @@ from dlenv_service.config import Settings
 from dlenv_service.device import Device, Lane
 from dlenv_service.engine import pick_device
 from dlenv_service.improvement import Improver
-from dlenv_service.loading import signature_of, warm_engine
+from dlenv_service.loading import signature_of, warm_engines
 from dlenv_service.lookup import find
 from dlenv_service.served import Served
 from dlenv_service.statistics import Statistics
@@ -205,16 +205,16 @@ class Host:
         model = await asyncio.to_thread(self.repository.load, name, version)
         assert self._worker is not None
         assert self.device is not None
-        signature = signature_of(model.manifest, self.settings.max_rows)
-        build = partial(warm_engine, model, signature, self.settings, self.device)
+        signature = signature_of(model.manifest, self.settings.max_rows, self.settings.max_body_bytes)
+        build = partial(warm_engines, model, signature, self.settings, self.device)
         if self.device.type == "cuda":
             # Capturing a CUDA graph must not run beside other work on the device, so its own thread does it.
-            engine = await asyncio.wrap_future(self._worker.call(build))
+            engine, reconstructor, memory_bytes = await asyncio.wrap_future(self._worker.call(build))
         else:
-            engine = await asyncio.to_thread(build)
+            engine, reconstructor, memory_bytes = await asyncio.to_thread(build)
         statistics = Statistics()
         batcher = Batcher(engine.best_batch, self.settings.max_queue_rows, self.settings.max_delay_us)
-        lane = Lane(batcher, engine, statistics)
+        lane = Lane(batcher, engine, statistics, reconstructor)
         if self.tracing is not None:
             lane.on_batch = partial(self.tracing.batch, name, version)
         if self.device.type == "cpu":
@@ -230,7 +230,7 @@ class Host:
             model.manifest,
             signature,
             lane,
-            engine.memory_bytes,
+            memory_bytes,
             statistics,
             self._worker,
             self.settings,

@@ -15,7 +15,7 @@ from dlenv_models import images
 from dlenv_service.batcher import Answer, Array
 from dlenv_service.codec import BINARY_HEADER, decode, encode, load_json
 from dlenv_service.http import Receive, Response, Scope, content_type, header, json_response, read_body
-from dlenv_service.tensors import Signature, check_rows, rows_from_list
+from dlenv_service.tensors import Signature, check_reconstructions, check_rows, rows_from_list
 
 if TYPE_CHECKING:
     from dlenv_service.admission import Admission, Model, Models
@@ -47,7 +47,7 @@ async def infer(
             body = await _body(service, scope, receive)
             served = service.host.find(model, version)  # it may have been replaced while the body came in
             request = decode(body, header(scope, BINARY_LENGTH), served.signature)
-            answer = await _ask(service, scope, served, request.rows, request.timeout_us)
+            answer = await _ask(service, scope, served, request.rows, request.timeout_us, request.reconstruct)
     except Exception as error:
         status = error.status if isinstance(error, DlenvError) else 500
         served.statistics.answered(status, time.perf_counter_ns() - began)
@@ -64,7 +64,7 @@ async def predict(service: Service, scope: Scope, receive: Receive, model: str, 
     served = service.host.find(model, version)
     try:
         media = content_type(scope, (*IMAGES, JSON, BINARY))
-        invert = _invert(scope)
+        invert, reconstruct = _wishes(scope)
         served.check_room()
         with service.room(scope):
             body = await _body(service, scope, receive)
@@ -77,7 +77,9 @@ async def predict(service: Service, scope: Scope, receive: Receive, model: str, 
                 if served.signature != signature:  # replaced while the image was decoded, by one of another size
                     raise Unavailable(f"model {model!r} was just replaced; send the request again")
             rows = _inverted(rows, served.signature) if invert else rows
-            answer = await _ask(service, scope, served, rows, None)
+            if reconstruct:
+                check_reconstructions(len(rows), served.signature)
+            answer = await _ask(service, scope, served, rows, None, reconstruct)
     except Exception as error:
         status = error.status if isinstance(error, DlenvError) else 500
         served.statistics.answered(status, time.perf_counter_ns() - began)
@@ -90,19 +92,19 @@ async def predict(service: Service, scope: Scope, receive: Receive, model: str, 
 def readable(served: Served, answer: Answer) -> dict[str, object]:
     """An answer for people: for each row its class, how sure the model is, and every class's probability."""
     classes = served.manifest.classes
-    return {
-        "model": served.name,
-        "version": served.version,
-        "predictions": [
-            {
-                "label": classes[label],
-                "index": int(label),
-                "probability": row[label],
-                "probabilities": dict(zip(classes, row, strict=True)),
-            }
-            for row, label in zip(answer.probabilities, answer.labels, strict=True)
-        ],
-    }
+    predictions: list[dict[str, object]] = [
+        {
+            "label": classes[label],
+            "index": int(label),
+            "probability": row[label],
+            "probabilities": dict(zip(classes, row, strict=True)),
+        }
+        for row, label in zip(answer.probabilities, answer.labels, strict=True)
+    ]
+    if answer.reconstructions is not None:
+        for prediction, made in zip(predictions, answer.reconstructions, strict=True):
+            prediction["reconstruction"] = made
+    return {"model": served.name, "version": served.version, "predictions": predictions}
 
 
 async def _body(service: Admission[Models], scope: Scope, receive: Receive) -> bytes:
@@ -110,9 +112,11 @@ async def _body(service: Admission[Models], scope: Scope, receive: Receive) -> b
     return await read_body(scope, receive, settings.max_body_bytes, settings.body_timeout_ms)
 
 
-async def _ask(service: Admission[Models], scope: Scope, served: Model, rows: Array, timeout_us: int | None) -> Answer:
+async def _ask(
+    service: Admission[Models], scope: Scope, served: Model, rows: Array, timeout_us: int | None, reconstruct: bool
+) -> Answer:
     future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-    item = served.submit(rows, timeout_us, future)
+    item = served.submit(rows, timeout_us, future, reconstruct)
     if service.tracing is not None:
         service.tracing.asked(scope, served, item)
     try:
@@ -130,23 +134,30 @@ def check_finite(served: Model, answer: Answer) -> None:
     Raises:
         InvalidValue: names the row that the model overflows on.
     """
-    if answer.finite or np.isfinite(answer.probabilities).all():
+    if answer.finite:
         return
-    row = int(np.argwhere(~np.isfinite(answer.probabilities))[0, 0])
+    good = np.isfinite(answer.probabilities).all(axis=1, keepdims=False)
+    if answer.reconstructions is not None:
+        good &= np.isfinite(answer.reconstructions).reshape(len(answer.labels), -1).all(1)
+    if good.all():
+        return
+    row = int(good.argmin())
     raise InvalidValue(
         f"row {row} of input {served.signature.input!r} holds values so large that model {served.name!r} "
         "overflows; send smaller ones"
     )
 
 
-def _invert(scope: Scope) -> bool:
-    """The query parameter ``invert``: for dark on light, where the model learned light on dark."""
-    invert = False
+def _wishes(scope: Scope) -> tuple[bool, bool]:
+    """The query: ``invert``, for dark on light where the model learned light on dark, and ``reconstruct``."""
+    wishes = {"invert": False, "reconstruct": False}
     for key, value in parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True):
-        if key != "invert" or value not in ("true", "false"):
-            raise RequestError(f"query {f'{key}={value}'[:60]!a} is not understood; send invert=true or nothing")
-        invert = value == "true"
-    return invert
+        if key not in wishes or value not in ("true", "false"):
+            raise RequestError(
+                f"query {f'{key}={value}'[:60]!a} is not understood; send invert=true, reconstruct=true or nothing"
+            )
+        wishes[key] = value == "true"
+    return wishes["invert"], wishes["reconstruct"]
 
 
 def _inverted(rows: Array, signature: Signature) -> Array:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -10,15 +12,15 @@ import torch
 
 from dlenv.errors import ModelInvalid
 from dlenv_models.architectures import largest_activation, parameters
-from dlenv_models.manifest import Manifest
+from dlenv_models.manifest import Manifest, Preprocessing
 from dlenv_models.repository import LoadedModel
-from dlenv_service.batcher import Array
+from dlenv_service.batcher import Answer, Array
 from dlenv_service.config import Settings
-from dlenv_service.engine import CpuEngine, CudaEngine, Engine, classify
+from dlenv_service.engine import CpuEngine, CudaEngine, Engine, classify, reconstruct
 from dlenv_service.onnx_engine import sample
 from dlenv_service.tensors import DTYPES, Signature
 
-__all__ = ["signature_of", "warm_engine"]
+__all__ = ["Engines", "signature_of", "warm_engines"]
 
 log = logging.getLogger("dlenv.service")
 
@@ -27,8 +29,18 @@ TESTED = 2
 TOLERANCE = 1e-3
 
 
-def signature_of(manifest: Manifest, max_rows: int) -> Signature:
+class Engines(NamedTuple):
+    """What runs a model, and the device memory that it takes."""
+
+    classifier: Engine
+    reconstructor: Engine | None  # where the model gives reconstructions
+    memory_bytes: int
+
+
+def signature_of(manifest: Manifest, max_rows: int, max_body_bytes: int | None = None) -> Signature:
     """What a model takes and gives, in requests of up to ``max_rows``.
+
+    ``max_body_bytes``: as large may the reconstructions of one answer be; of one row there may always be one.
 
     Raises:
         ModelInvalid: it takes what this service does not serve.
@@ -36,28 +48,39 @@ def signature_of(manifest: Manifest, max_rows: int) -> Signature:
     tensor = manifest.inputs[0]
     if tensor.datatype not in DTYPES:
         raise ModelInvalid(f"model {manifest.name!r} takes {tensor.datatype}, which this service does not serve")
-    outputs = (manifest.outputs[0].name, manifest.outputs[1].name)
-    return Signature(manifest.name, tensor.name, tensor.datatype, tuple(tensor.shape[1:]), outputs, max_rows)
+    probabilities, label, *more = (output.name for output in manifest.outputs)
+    shape = tuple(tensor.shape[1:])
+    plain = Signature(manifest.name, tensor.name, tensor.datatype, shape, (probabilities, label), max_rows)
+    if not more:
+        return plain
+    most = max_rows if max_body_bytes is None else min(max_rows, max_body_bytes // (4 * plain.row_size))
+    return replace(plain, reconstruction=more[0], max_reconstructions=max(1, most))
 
 
-def warm_engine(model: LoadedModel, signature: Signature, settings: Settings, device: torch.device) -> Engine:
-    """PyTorch's engine for a model, warmed up.
+def warm_engines(model: LoadedModel, signature: Signature, settings: Settings, device: torch.device) -> Engines:
+    """PyTorch's engines for a model, warmed up.
 
     Raises:
         ModelInvalid: the device has no memory for it, its first batch fails there, or it answers what it should not.
     """
     prepare = model.manifest.preprocessing
-    module = classify(model.module, signature.shape, prepare.scale, prepare.mean, prepare.std)
-    kind = CudaEngine if device.type == "cuda" else CpuEngine
+    kinds = (classify, reconstruct) if signature.reconstruction else (classify,)
+    programs = [kind(model.module, signature.shape, prepare.scale, prepare.mean, prepare.std).eval() for kind in kinds]
+    on_gpu = device.type == "cuda"
+    engine_kind = CudaEngine if on_gpu else CpuEngine
     torch.set_num_threads(settings.threads)  # a setting of each thread's own
-    _check_memory(model.manifest, settings.max_batch, device)
+    _check_memory(model.manifest, settings.max_batch * len(programs), device)
+    rows = sample(signature.shape, signature.dtype, min(TESTED, settings.max_batch))
     try:
-        rows = sample(signature.shape, signature.dtype, min(TESTED, settings.max_batch))
-        with torch.inference_mode():
-            wanted = module.eval()(torch.from_numpy(rows))[0].numpy()
-        engine: Engine = kind(module, signature.shape, signature.dtype, settings.max_batch)
-        engine.warm_up()
-        got = engine.run([rows], len(rows))[0].probabilities
+        with torch.inference_mode():  # all of them before the first is moved to the device: they share the weights
+            wanted = [[output.numpy() for output in program(torch.from_numpy(rows))] for program in programs]
+        engines: list[Engine] = []
+        answers = []
+        for program in programs:
+            engine = engine_kind(program, signature.shape, signature.dtype, settings.max_batch)
+            engine.warm_up()
+            engines.append(engine)
+            answers.append(engine.run([rows], len(rows))[0])
     except RuntimeError as error:  # PyTorch's own, out of memory included
         log.debug("%s failed its warm-up", signature.model, exc_info=True)
         reason = str(error).partition("\n")[0]
@@ -65,21 +88,30 @@ def warm_engine(model: LoadedModel, signature: Signature, settings: Settings, de
             f"its first batches of up to {settings.max_batch} rows failed on {device} ({reason}); "
             "lower --max-batch or use another --device"
         ) from None
-    _self_test(got, wanted, device)
-    return engine
+    for got, right in zip(answers, wanted, strict=True):
+        _self_test(got, right, prepare, device)
+    # On a CPU both have the same weights; on a GPU the second one's memory is what it took beside those.
+    memory = sum(engine.memory_bytes for engine in engines) if on_gpu else engines[0].memory_bytes
+    return Engines(engines[0], engines[1] if signature.reconstruction else None, memory)
 
 
-def _self_test(got: Array, wanted: Array, device: torch.device) -> None:
+def _self_test(got: Answer, wanted: list[Array], prepare: Preprocessing, device: torch.device) -> None:
     """Refuse a model whose answers are no probabilities, or not those of PyTorch on the CPU.
 
     Raises:
         ModelInvalid: with how far off they are.
     """
-    if not np.isfinite(wanted).all():
+    probabilities, _, *made = wanted
+    if not all(np.isfinite(each).all() for each in (probabilities, *made)):
         raise ModelInvalid("its answers to ordinary rows are no numbers: its weights overflow; train it again")
-    off = float(np.abs(got - wanted).max())
+    off = float(np.abs(got.probabilities - probabilities).max())
     if not off <= TOLERANCE:
         raise ModelInvalid(f"on {device} its probabilities are off by {off:.2g} from PyTorch's on a CPU")
+    if made:
+        assert got.reconstructions is not None
+        off = float(np.abs(got.reconstructions - made[0]).max()) * prepare.scale / max(prepare.std)
+        if not off <= TOLERANCE:
+            raise ModelInvalid(f"on {device} its reconstructions are off by {off:.2g} from PyTorch's on a CPU")
 
 
 def _check_memory(manifest: Manifest, max_batch: int, device: torch.device) -> None:

@@ -40,10 +40,10 @@ class OnnxEngine(HostEngine):
         self._input = self._session.get_inputs()[0].name
         self.memory_bytes = file.stat().st_size
 
-    def infer(self, count: int) -> tuple[Array, Array]:
+    def infer(self, count: int) -> Sequence[Array]:
         """Probabilities and labels of the first rows."""
-        probabilities, labels = self._session.run(None, {self._input: self._staging[:count]})
-        return probabilities, labels
+        outputs: Sequence[Array] = self._session.run(None, {self._input: self._staging[:count]})
+        return outputs
 
 
 def sample(shape: Sequence[int], dtype: np.dtype[np.generic], rows: int) -> Array:

@@ -46,11 +46,13 @@ _SCHEMAS: dict[str, Any] = {
             "inputs": {"type": "array", "items": {"$ref": "#/components/schemas/Tensor"}, "minItems": 1},
             "outputs": {
                 "type": "array",
+                "description": "By default probabilities and label; a model that has a reconstruction gives it to "
+                "requests that name it.",
                 "items": {
                     "type": "object",
                     "required": ["name"],
                     "properties": {
-                        "name": {"enum": ["probabilities", "label"]},
+                        "name": {"enum": ["probabilities", "label", "reconstruction"]},
                         "parameters": {"type": "object", "properties": {"binary_data": {"type": "boolean"}}},
                     },
                 },
@@ -87,6 +89,7 @@ _SCHEMAS: dict[str, Any] = {
                         "index": {"type": "integer"},
                         "probability": {"type": "number"},
                         "probabilities": {"type": "object", "additionalProperties": {"type": "number"}},
+                        "reconstruction": {"type": "array", "description": "With `reconstruct=true`."},
                     },
                 },
             },
@@ -180,7 +183,8 @@ _PREDICT = _operation(
     answer=_json(_ref("Predictions")),
     errors=_ASKING,
     detail="The image is brought to the model's size and channels. The shipped models learned light on dark: add "
-    "`?invert=true` for dark ink on light paper.",
+    "`?invert=true` for dark ink on light paper. With `?reconstruct=true`, a model that learned without labels first "
+    "also gives back what it made out, in the shape and units of a row.",
 )
 _MODEL = _operation("Models", "A model's inputs, outputs and loaded versions", answer=_OBJECT, errors=(404,))
 _MODEL_READY = _operation("Health", "Whether a model is loaded and ready", answer=_OBJECT, errors=(404,))
@@ -278,7 +282,9 @@ _PARAMETERS: dict[str, Any] = {
     "{file}": {"name": "file", "in": "path", "required": True, "schema": {"type": "string"}},
     "{version}": {"name": "version", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 1}},
 }
-_INVERT = {"name": "invert", "in": "query", "schema": {"type": "boolean", "default": False}}
+_QUERY = [
+    {"name": name, "in": "query", "schema": {"type": "boolean", "default": False}} for name in ("invert", "reconstruct")
+]
 
 
 _NEEDS = {
@@ -305,7 +311,7 @@ def document(*, keys: bool = False) -> dict[str, Any]:
     for path, operations in _OPERATIONS.items():
         parameters = [parameter for key, parameter in _PARAMETERS.items() if key in path]
         if path.startswith("/predict"):
-            parameters.append(_INVERT)
+            parameters += _QUERY
         described = {verb: _guarded(path, each) if keys else each for verb, each in operations.items()}
         paths[path] = {**({"parameters": parameters} if parameters else {}), **described}
     return {

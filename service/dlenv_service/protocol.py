@@ -219,7 +219,7 @@ class Exchange:
             service.take_room(head.length)
             self._room = head.length
             self._request = request = decode(body, head.json_length, served.signature)
-            self._item = served.submit(request.rows, request.timeout_us, self)
+            self._item = served.submit(request.rows, request.timeout_us, self, request.reconstruct)
         except Exception as error:  # noqa: BLE001 - every request is answered
             self.set_exception(error)
 

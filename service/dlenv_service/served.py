@@ -44,14 +44,14 @@ class Served:
         """
         self.lane.batcher.check_room(1, self.statistics.retry_after)
 
-    def submit(self, rows: Array, timeout_us: int | None, outcome: Outcome) -> Item:
+    def submit(self, rows: Array, timeout_us: int | None, outcome: Outcome, reconstruct: bool = False) -> Item:
         """Queue the rows of one request; ``outcome`` will hold the answer, or an error.
 
         Raises:
             Overloaded: the queue is full.
         """
         now = time.perf_counter_ns()
-        item = Item(rows, outcome, now, now + self.settings.allowed_ns(timeout_us))
+        item = Item(rows, outcome, now, now + self.settings.allowed_ns(timeout_us), 1, reconstruct)
         self.queue(item)
         return item
 

@@ -17,10 +17,19 @@ from typing import Any
 import numpy as np
 import orjson
 
-from dlenv.errors import InvalidValue, RequestError
+from dlenv.errors import InvalidValue, RequestError, TooLarge
 from dlenv_service.batcher import Array
 
-__all__ = ["DTYPES", "Signature", "check_rows", "json_type", "rows_from_list", "shape_text", "short"]
+__all__ = [
+    "DTYPES",
+    "Signature",
+    "check_reconstructions",
+    "check_rows",
+    "json_type",
+    "rows_from_list",
+    "shape_text",
+    "short",
+]
 
 DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4")}  # of inputs
 # JSON arrays nested deeper than this are refused. Triton's limit is 100; a tensor here has four dimensions.
@@ -38,8 +47,10 @@ class Signature:
     input: str
     datatype: str
     shape: tuple[int, ...]  # of one row
-    outputs: tuple[str, str]  # names of probabilities and label
+    outputs: tuple[str, str]  # names of probabilities and label: what is given to a request that names none
     max_rows: int
+    reconstruction: str = ""  # name of the output that is given only where a request names it; "": it has none
+    max_reconstructions: int = 0  # rows in one request of which there may be reconstructions
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
@@ -54,6 +65,22 @@ class Signature:
     def describe(self) -> str:
         """The input's shape as text: ``[-1,1,28,28]``."""
         return shape_text((-1, *self.shape))
+
+
+def check_reconstructions(rows: int, signature: Signature) -> None:
+    """Refuse what can't be reconstructed.
+
+    Raises:
+        InvalidValue: the model gives no reconstructions.
+        TooLarge: those of so many rows would be larger than a request's body may be.
+    """
+    if not signature.reconstruction:
+        raise InvalidValue(f"model {signature.model!r} gives no reconstruction; leave reconstruct out")
+    if rows > signature.max_reconstructions:
+        raise TooLarge(
+            f"the reconstructions of {rows} rows are too large for one answer, which may hold "
+            f"{signature.max_reconstructions} of them; send fewer rows at once"
+        )
 
 
 def rows_from_list(data: object, signature: Signature, most: int, needed: str) -> Array:

@@ -11,13 +11,13 @@ import numpy as np
 
 from dlenv_service.tensors import Signature
 
-PIXELS = Signature("digits", "input", "UINT8", (1, 2, 3), ("probabilities", "label"), 8)
+PIXELS = Signature("digits", "input", "UINT8", (1, 2, 3), ("probabilities", "label"), 8, "reconstruction", 8)
 POINTS = Signature("points", "input", "FP32", (2,), ("probabilities", "label"), 8)
 
 NUMBERS = [0, -0.0, -1, 1, 255, 256, 2**31 - 1, 2**31, 2**53 + 1, 2**63, 2**64, 10**30, 1e-300, 3.4e38, 1e39, 1e308]
 WORDS = [
     "", "input", "label", "probabilities", "UINT8", "FP32", "INT64", "BYTES", "inputs", "data", "\x00", "\x1b[2J",
-    "../..", "ä课", "\U0001f600", "x" * 5000, "-1", "1e999", "NaN", "null", "{}", "%s%n", "a\r\nb",
+    "reconstruction", "../..", "ä课", "\U0001f600", "x" * 5000, "-1", "1e999", "NaN", "null", "{}", "%s%n", "a\r\nb",
 ]  # fmt: skip
 KEYS = [
     "inputs", "outputs", "parameters", "name", "shape", "datatype", "data", "id", "binary_data_size", "binary_data",
@@ -127,7 +127,8 @@ class Grammar(random.Random):
         if self.random() < 0.3:
             document["parameters"] = {"timeout": self.randint(1, 10**7), "binary_data_output": self.random() < 0.5}
         if self.random() < 0.3:
-            names = self.sample(signature.outputs, self.randint(1, 2))
+            given = [*signature.outputs, *([signature.reconstruction] if signature.reconstruction else [])]
+            names = self.sample(given, self.randint(1, len(given)))
             document["outputs"] = [{"name": name, "parameters": {"binary_data": self.random() < 0.5}} for name in names]
         return document
 

@@ -62,7 +62,8 @@ def test_requests_by_grammar(seed: int, tried: Tried) -> None:
             assert np.isfinite(rows).all(), (seed, number, case)
             if case.rows is not None:
                 np.testing.assert_array_equal(rows, case.rows, str((seed, number)))
-            answer = Answer(np.full((len(rows), 3), 1 / 3, np.float32), np.zeros(len(rows), np.int64))
+            made = np.zeros(rows.shape, np.float32) if request.reconstruct else None
+            answer = Answer(np.full((len(rows), 3), 1 / 3, np.float32), np.zeros(len(rows), np.int64), True, made)
             headers, body = encode(request, answer, signature, "1")
             length = dict(headers).get(b"inference-header-content-length")
             assert json.loads(body[: int(length)] if length else body)["model_name"] == signature.model

@@ -35,7 +35,10 @@ NAMES = [
     "Content-Encoding", "Inference-Header-Content-Length", "Authorization", "Origin", "X-Request-Id", "X-Forwarded-For",
     "Traceparent", "Cookie", "If-None-Match", "Sec-WebSocket-Key", "Access-Control-Request-Method", "Trailer", "TE",
 ]  # fmt: skip
-ENDS = ["?", "?invert=true", "?x=%00", "/", "//", "/..", "%2f", "%", ";", "#a", "\xe4", "?" + "a" * 5000]
+ENDS = [
+    "?", "?invert=true", "?reconstruct=true", "?x=%00", "/", "//", "/..", "%2f", "%", ";", "#a", "\xe4",
+    "?" + "a" * 5000,
+]  # fmt: skip
 BODY = json.dumps({"inputs": [{"name": "input", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}).encode()
 GOOD = f"POST /v2/models/points/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n\r\n".encode() + BODY
 # Ends whatever comes before it: the connection closes with its answer, or it is taken for a missing body's.
@@ -59,9 +62,7 @@ class Messages(Grammar):
         method = self.choice(METHODS) if self.random() < 0.4 else self.choice(("GET", "POST"))
         path = self.choice(PATHS)
         if self.random() < 0.3:
-            path += self.choice(
-                ("?", "?invert=true", "?x=%00", "/", "//", "/..", "%2f", "%", ";", "#a", "\xe4", "?" + "a" * 5000)
-            )
+            path += self.choice(ENDS)
         body = self.choice((b"", BODY, self.case().body)) if method == "POST" else b""
         lines = [f"{method} {path} {self.choice(('HTTP/1.1',) * 9 + ('HTTP/1.0', 'HTTP/2.0', 'HTTP/1.1 ', ''))}"]
         if self.random() < 0.9:

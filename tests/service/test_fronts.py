@@ -89,7 +89,7 @@ class Main:
         """Each row's label is its first value."""
         labels = self.sent(message)[:, 0].astype(np.int64)
         result = Answer(np.repeat(labels[:, None], 3, 1).astype(np.float32), labels)
-        write_answer(self.memory, message.slot, result)
+        write_answer(self.memory, message.slot, result, SIGNATURE)
         self.host.done(Done(message.slot, 3, True, time.perf_counter_ns(), 1000.0))
 
 
@@ -216,7 +216,7 @@ def test_rows_and_their_answer_stay_in_their_slot(shape: tuple[int, ...], classe
         memory.rows(slot, count, signature)[:] = slot + 1
     for slot in range(SLOTS - 1):
         answer = Answer(np.full((count, classes), 0.5, np.float32), np.zeros(count, np.int64))
-        assert write_answer(memory, slot, answer) == classes
+        assert write_answer(memory, slot, answer, signature) == classes
         assert (memory.rows(slot + 1, count, signature) == slot + 2).all()
     for wrong in (-1, SLOTS):
         with pytest.raises(ValueError, match=f"slot {wrong}"):

@@ -16,14 +16,14 @@ from dlenv_service.batcher import Answer, Array
 from dlenv_service.config import Settings
 from dlenv_service.device import Timing
 from dlenv_service.engine import CpuEngine
-from dlenv_service.loading import signature_of, warm_engine
+from dlenv_service.loading import signature_of, warm_engines
 
 CPU = torch.device("cpu")
 
 
 def warm(root: Path, max_batch: int = 4) -> CpuEngine:
     model = Repository(root, shipped=None).load("digits")
-    engine = warm_engine(model, signature_of(model.manifest, 8), Settings(max_batch=max_batch), CPU)
+    engine = warm_engines(model, signature_of(model.manifest, 8), Settings(max_batch=max_batch), CPU).classifier
     assert isinstance(engine, CpuEngine)
     return engine
 

@@ -16,7 +16,7 @@ from dlenv_models.repository import Repository
 from dlenv_service.batcher import Answer
 from dlenv_service.config import Settings
 from dlenv_service.engine import CpuEngine
-from dlenv_service.loading import signature_of, warm_engine
+from dlenv_service.loading import signature_of, warm_engines
 from dlenv_service.onnx_engine import OnnxEngine, difference, sample
 from dlenv_service.onnx_export import Exporter, cached
 
@@ -61,7 +61,7 @@ def test_pytorch_serves_each_architecture(zoo_of_all: Repository, name: str) -> 
     model = zoo_of_all.load(name)
     signature = signature_of(model.manifest, LARGEST)
     settings = Settings(repository=zoo_of_all.user_root, max_batch=LARGEST, device="cpu", threads=1)
-    engine = warm_engine(model, signature, settings, torch.device("cpu"))
+    engine = warm_engines(model, signature, settings, torch.device("cpu")).classifier
     assert isinstance(engine, CpuEngine)
     rows = rows_for(zoo_of_all, name)
     for count in (1, 3, LARGEST):

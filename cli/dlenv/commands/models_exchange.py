@@ -117,6 +117,11 @@ Example, for weights of the book's LeNet, trained on pixels from 0 to 1 and save
     "--mean", required=True, callback=_numbers, metavar="X[,X...]", help="Then this was subtracted (for each channel)."
 )
 @click.option("--std", required=True, callback=_numbers, metavar="X[,X...]", help="Then it was divided by this.")
+@click.option(
+    "--members",
+    metavar="NAME,NAME...",
+    help="ensemble: the architectures that vote, in the order of their tensors.",
+)
 @what_to_train
 @click.option("--image-size", type=click.IntRange(8, 512), default=32, help="For a folder of images. [default: 32]")
 @_repository
@@ -143,7 +148,8 @@ def import_(file: Path, architecture: str, data: str, name: str, as_json: bool, 
     repository.check_writable()
     places = {key: given[key] for key in ("data_dir", "mirror", "image_size")}
     dataset = load(data, log=say, **places)
-    described = _architecture(architecture, dataset, {key: given[key] for key in ARGUMENTS if given[key] is not None})
+    arguments = {key: given[key] for key in ARGUMENTS if given[key] is not None}
+    described = _architecture(architecture, dataset, arguments, given["members"])
     prepare = _preprocessing(dataset, given["scale"], given["mean"], given["std"])
     module, renamed = imported(file, described)
     for theirs, ours in renamed.items():
@@ -175,10 +181,16 @@ def import_(file: Path, architecture: str, data: str, name: str, as_json: bool, 
     say(f"It calls {metrics.test_accuracy:.2%} of {len(dataset.test):,} held-out rows of {dataset.name} right.")
 
 
-def _architecture(name: str, dataset: Dataset, arguments: dict[str, Any]) -> Architecture:
+def _architecture(name: str, dataset: Dataset, arguments: dict[str, Any], members: str | None) -> Architecture:
     from dlenv_models.architectures import complete
+    from dlenv_models.ensembles import members_of
     from dlenv_models.manifest import Architecture
 
+    if (name == "ensemble") != (members is not None):
+        hint = f"{name} has none; leave it out" if members else "say which vote, such as --members mlp,linear"
+        raise UsageError(f"members: {hint}")
+    if members is not None:
+        arguments = {"members": members_of(members.split(","), arguments)}
     shape = {"input_shape": list(dataset.row_shape), "classes": len(dataset.classes)}
     try:
         return Architecture(name, complete(name, {**arguments, **shape}))

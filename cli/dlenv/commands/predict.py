@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ _DEEPEST = 32  # lists in lists: a batch of images has 4
 Examples:
   dlenv predict mnist-lenet seven.png
   dlenv predict mnist-lenet seven.png --url http://127.0.0.1:8000     ask a service
+  dlenv predict my-autoencoder seven.png --reconstruct back/
   echo '[[0.1, -0.4]]' | dlenv predict spiral-mlp -"""
 )
 @click.argument("model", metavar="NAME[/VERSION]", shell_complete=completion.models)
@@ -41,6 +43,13 @@ Examples:
     show_default=True,
     help="Seconds in which a service has to answer each FILE; until then it is asked again where that may help.",
 )
+@click.option(
+    "--reconstruct",
+    "back",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="autoencoder, rbm, dbn: write what the model gives back for each image to this folder, as PNG; with --json "
+    "it is in the answer, too.",
+)
 @key_option
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as the service gives it.")
 @needs("train")
@@ -50,6 +59,7 @@ def command(
     url: str | None,
     repository: Path | None,
     deadline_s: float,
+    back: Path | None,
     key: str | None,
     as_json: bool,
 ) -> None:
@@ -60,13 +70,20 @@ def command(
     pixel values 0 to 255.
     """
     sources = list(_sources(files))
-    answers = _ask_service(url, model, sources, key, deadline_s) if url else _ask_here(model, repository, sources)
+    if back is not None:
+        _make_folder(back)
+    if url:
+        answers = _ask_service(url, model, sources, key, deadline_s, reconstruct=back is not None)
+    else:
+        answers = _ask_here(model, repository, sources, reconstruct=back is not None)
     labels = [
         name if len(answer["predictions"]) == 1 and name != "-" else f"{name}[{i}]"
         for (name, _), answer in zip(sources, answers, strict=True)
         for i in range(len(answer["predictions"]))
     ]
     merged = {**answers[0], "predictions": [item for answer in answers for item in answer["predictions"]]}
+    if back is not None:
+        _write_reconstructions(back, labels, merged["predictions"])
     if as_json:
         print_json(merged)
         return
@@ -126,7 +143,34 @@ def _check_values(value: Any) -> None:
             waiting += found[::-1]
 
 
-def _ask_here(model: str, repository: Path | None, sources: Sequence[tuple[str, Any]]) -> list[dict[str, Any]]:
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"reconstruct: {folder} can't be written ({error.strerror}); name another folder") from None
+
+
+def _write_reconstructions(folder: Path, labels: Sequence[str], predictions: Sequence[dict[str, Any]]) -> None:
+    """A PNG for each input, named after it; those of one name get a number."""
+    from dlenv_models.images import write
+
+    taken: set[str] = set()
+    for label, prediction in zip(labels, predictions, strict=True):
+        stem = f"row-{label.strip('-[]')}" if label.startswith("-[") else Path(label).stem
+        name = next(each for n in count(1) if (each := stem if n == 1 else f"{stem}-{n}") not in taken)
+        taken.add(name)
+        try:
+            write(prediction["reconstruction"], folder / f"{name}.png")
+        except OSError as error:
+            raise UsageError(
+                f"reconstruct: {folder} can't be written ({error.strerror}); name another folder"
+            ) from None
+    say(f"What the model gives back is in {folder}.")
+
+
+def _ask_here(
+    model: str, repository: Path | None, sources: Sequence[tuple[str, Any]], *, reconstruct: bool
+) -> list[dict[str, Any]]:
     from dlenv_models import threads
     from dlenv_models.prediction import answer, image_row, rows_from_json
     from dlenv_models.repository import Repository
@@ -140,12 +184,12 @@ def _ask_here(model: str, repository: Path | None, sources: Sequence[tuple[str, 
             rows = image_row(content, loaded.manifest) if image else rows_from_json(content, loaded.manifest)
         except RequestError as error:
             raise type(error)(f"{name}: {error}") from None
-        answers.append(answer(loaded, rows))
+        answers.append(answer(loaded, rows, reconstructions=reconstruct))
     return answers
 
 
 def _ask_service(
-    url: str, model: str, sources: Sequence[tuple[str, Any]], key: str | None, deadline_s: float
+    url: str, model: str, sources: Sequence[tuple[str, Any]], key: str | None, deadline_s: float, *, reconstruct: bool
 ) -> list[dict[str, Any]]:
     from dlenv.client import Client
 
@@ -162,7 +206,7 @@ def _ask_service(
     with Client(url, key=key, deadline_s=deadline_s, on_retry=tell) as client:
         for source, content in sources:
             try:
-                answers.append(client.predict(name, content, version=version))
+                answers.append(client.predict(name, content, version=version, reconstruct=reconstruct))
             except RequestError as error:
                 raise type(error)(f"{source}: {error}", **vars(error)) from None
     return answers

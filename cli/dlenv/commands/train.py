@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,12 +130,13 @@ def command(ctx: click.Context, /, architecture: str, data: str, name: str | Non
         trained = train_run.train(architecture, members, dataset, options, arguments, recorder, given)
         metrics = measure(trained.module, trained.preprocessing, dataset.test, len(dataset.classes))
         entry = _publish(repository, name, dataset, trained, metrics, _seed(given["seed"]), line)
-        result = {"test_accuracy": metrics.test_accuracy, "test_loss": metrics.test_loss}
+        speed = train_run.speed(trained, given["workers"])
+        result = {"test_accuracy": metrics.test_accuracy, "test_loss": metrics.test_loss, **speed}
         took = {**trained.architecture.arguments, **trained.options, "seed": _seed(given["seed"])}
         recorder.end("finished", result=result, model=f"{entry.name}/{entry.version}", parameters=took)
     folder = given["output"] or runs.free(Path("runs") / f"{entry.name}-v{entry.version}")
     files = [*_draw(folder, dataset, trained, metrics), *recorder.move(folder)]
-    _report(entry, dataset, trained, metrics, files, given["as_json"])
+    _report(entry, dataset, trained, metrics, files, speed, given["as_json"])
 
 
 def _publish(
@@ -180,7 +181,13 @@ def _draw(folder: Path, dataset: Dataset, trained: Trained, metrics: Metrics) ->
 
 
 def _report(
-    entry: Entry, dataset: Dataset, trained: Trained, metrics: Metrics, files: Sequence[Path], as_json: bool
+    entry: Entry,
+    dataset: Dataset,
+    trained: Trained,
+    metrics: Metrics,
+    files: Sequence[Path],
+    speed: Mapping[str, float],
+    as_json: bool,
 ) -> None:
     last = trained.history[-1]
     if as_json:
@@ -195,6 +202,7 @@ def _report(
                 "train_accuracy": last.train_accuracy,
                 "epochs": len(trained.history),
                 "seconds": trained.seconds,
+                **speed,
                 "files": [str(path) for path in files],
             }
         )
@@ -208,10 +216,17 @@ def _report(
         ["parameters", f"{sum(weights.numel() for weights in trained.module.parameters()):,}"],
         ["epochs", str(len(trained.history))],
         ["time", f"{trained.seconds:.1f} s"],
+        ["speed", _speed(speed)],
         ["published to", str(entry.path)],
         ["pictures in", str(files[0].parent)],
     ]
     print_table(["result", "value"], rows)
+
+
+def _speed(speed: Mapping[str, float]) -> str:
+    together, each = speed["rows_per_second"], speed.get("rows_per_second_per_worker")
+    shares = f" in all, {each:,.0f} by each of {together / each:.0f} workers" if each else ""
+    return f"{together:,.0f} rows/s{shares}"
 
 
 def _check_architecture(name: str, known: Any) -> None:

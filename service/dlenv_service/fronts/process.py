@@ -109,7 +109,9 @@ class Front:
         served = self._served[message.model]
         rows = self.memory.rows(message.slot, message.rows, served.signature)
         outcome = _Outcome(self, served, message.slot)
-        outcome.item = item = Item(rows, outcome, message.queued, message.deadline, message.requests)
+        outcome.item = item = Item(
+            rows, outcome, message.queued, message.deadline, message.requests, reconstruct=message.reconstruct
+        )
         try:
             served.queue(item, limited=False)  # the front has checked its share of the limit
         except Exception as error:  # noqa: BLE001 - every request is answered
@@ -190,7 +192,7 @@ class _Outcome:
         """Answer."""
         front, slot = self._front, self._slot
         try:
-            classes = write_answer(front.memory, slot, result)
+            classes = write_answer(front.memory, slot, result, self._served.signature)
         except ValueError as error:
             log.exception("an answer does not fit into its slot")
             self.set_exception(error)
@@ -198,7 +200,8 @@ class _Outcome:
         self._over = True
         assert self.item is not None
         speed = self._served.statistics.rows_per_second
-        front.channel.say(Done(slot, classes, result.finite, self.item.started, speed))
+        reconstructed = result.reconstructions is not None
+        front.channel.say(Done(slot, classes, result.finite, self.item.started, speed, reconstructed))
 
     def set_exception(self, exception: BaseException) -> None:
         """Answer with an error."""

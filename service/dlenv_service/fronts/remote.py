@@ -58,14 +58,14 @@ class Remote:
         """
         self.batcher.check_room(1, self.statistics.retry_after)
 
-    def submit(self, rows: Array, timeout_us: int | None, outcome: Outcome) -> Item:
+    def submit(self, rows: Array, timeout_us: int | None, outcome: Outcome, reconstruct: bool = False) -> Item:
         """Queue the rows of one request; ``outcome`` will hold the answer, or an error.
 
         Raises:
             Overloaded: the queue is full.
         """
         now = time.perf_counter_ns()
-        item = Item(rows, outcome, now, now + self._host.settings.allowed_ns(timeout_us))
+        item = Item(rows, outcome, now, now + self._host.settings.allowed_ns(timeout_us), 1, reconstruct)
         self.batcher.add(item, self.statistics.retry_after)
         self._host.wake()
         return item
@@ -120,12 +120,16 @@ class RemoteHost:
         remote.statistics.rows_per_second = message.rows_per_second / max(1, self.settings.fronts)
         views = self.memory.answer(message.slot, batch.count, message.classes)
         probabilities, labels = views[0].copy(), views[1].copy()
+        made = None
+        if message.reconstructed:
+            made = self.memory.reconstructions(message.slot, batch.count, message.classes, remote.signature).copy()
         position = 0
         for item, start, stop in batch.pieces:
             end = position + stop - start
             if start == 0:
                 item.started = message.started
-            item.deliver(Answer(probabilities[position:end], labels[position:end], message.finite))
+            wanted = made[position:end] if made is not None and item.reconstruct else None
+            item.deliver(Answer(probabilities[position:end], labels[position:end], message.finite, wanted))
             position = end
         self._hand_over()
 
@@ -185,6 +189,7 @@ class RemoteHost:
                 len(batch.pieces),
                 min(item.queued for item, _, _ in batch.pieces),
                 max(item.deadline for item, _, _ in batch.pieces),
+                bool(remote.signature.reconstruction) and batch.reconstruct,
             )
         )
 

@@ -99,6 +99,7 @@ class Rows(Message):
     requests: int  # whose rows these are
     queued: int  # when the oldest arrived, and when nobody waits any more: nanoseconds of time.perf_counter_ns
     deadline: int
+    reconstruct: bool = False  # somebody wants reconstructions
 
 
 class Done(Message):
@@ -109,6 +110,7 @@ class Done(Message):
     finite: bool
     started: int  # when the rows went to the device, nanoseconds of time.perf_counter_ns
     rows_per_second: float  # of the device, all fronts together
+    reconstructed: bool = False  # reconstructions lie there, too
 
 
 class Failed(Message):
@@ -184,18 +186,19 @@ class Channel(asyncio.Protocol):
 def slot_bytes(max_body_bytes: int) -> int:
     """Size of a slot: whatever row a request can hold fits, and the answer to one of a quarter of a million classes.
 
-    The most that a body grows by is a JSON ``0,`` that becomes an eight-byte number. Only the pages that are written
-    to take memory, so a slot may be large.
+    The most that a body grows by is a JSON ``0,`` that becomes an eight-byte number, or a pixel that becomes a
+    reconstructed one of four bytes; beside that there is room for a row's probabilities. Only the pages that are
+    written to take memory, so a slot may be large.
     """
-    size = max(4 * max_body_bytes, 2**20)
+    size = max(4 * max_body_bytes, 2**20) + 2**16
     return math.ceil(size / mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def slot_rows(model: Model, max_batch: int, size: int) -> int:
     """How many rows may go into a slot of so many bytes, so that their answer fits as well."""
     row = model.signature.row_size * model.signature.dtype.itemsize
-    answer = model.classes * 4 + 8
-    return max(1, min(max_batch, size // row, (size - ALIGNMENT) // answer))
+    answer = model.classes * 4 + 8 + (model.signature.row_size * 4 if model.signature.reconstruction else 0)
+    return max(1, min(max_batch, size // row, (size - 2 * ALIGNMENT) // answer))
 
 
 class Memory:
@@ -228,11 +231,19 @@ class Memory:
         """Where the answer to a slot's rows lies: probabilities ``(rows, classes)`` and labels ``(rows,)``; views."""
         start = slot * self.size
         size = rows * classes
-        after = math.ceil(size * 4 / ALIGNMENT) * ALIGNMENT
+        after = _aligned(size * 4)
         self._check(slot, after + rows * 8)
         probabilities: Array = np.frombuffer(self._map, np.float32, size, start)
         labels: Array = np.frombuffer(self._map, np.int64, rows, start + after)
         return probabilities.reshape(rows, classes), labels
+
+    def reconstructions(self, slot: int, rows: int, classes: int, signature: Signature) -> Array:
+        """Where the reconstructions of a slot's rows lie, behind the rest of the answer: ``(rows, *shape)``; a view."""
+        before = _aligned(_aligned(rows * classes * 4) + rows * 8)
+        elements = rows * signature.row_size
+        self._check(slot, before + elements * 4)
+        flat: Array = np.frombuffer(self._map, np.float32, elements, slot * self.size + before)
+        return flat.reshape(rows, *signature.shape)
 
     def _check(self, slot: int, size: int) -> None:
         if not (0 <= slot < SLOTS and size <= self.size):
@@ -246,6 +257,10 @@ class Memory:
         """Let go of the mapping; views that are still held keep it until they are gone."""
         with contextlib.suppress(BufferError):
             self._map.close()
+
+
+def _aligned(size: int) -> int:
+    return math.ceil(size / ALIGNMENT) * ALIGNMENT
 
 
 def failed(slot: int, error: BaseException) -> Failed:
@@ -262,10 +277,12 @@ def error_of(message: Failed) -> Exception:
     return errors.Overloaded(message.text, message.retry_after) if kind is errors.Overloaded else kind(message.text)
 
 
-def write_answer(memory: Memory, slot: int, answer: Answer) -> int:
+def write_answer(memory: Memory, slot: int, answer: Answer, signature: Signature) -> int:
     """Put an answer into the slot that its rows came in; returns how many classes it has."""
     rows, classes = answer.probabilities.shape
     probabilities, labels = memory.answer(slot, rows, classes)
     probabilities[:] = answer.probabilities
     labels[:] = answer.labels
+    if answer.reconstructions is not None:
+        memory.reconstructions(slot, rows, classes, signature)[:] = answer.reconstructions
     return int(classes)

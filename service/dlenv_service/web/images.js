@@ -6,7 +6,7 @@ import { byId, make } from "./dom.js";
 import { EXAMPLES } from "./examples.js";
 import { Pad } from "./pad.js";
 import { png } from "./png.js";
-import { centredModel, fromImage, fromStrokes, paint } from "./prepare.js";
+import { centredModel, fromImage, fromPlanes, fromStrokes, paint } from "./prepare.js";
 import { say, spoken, sureness } from "./say.js";
 import { announce, clearProblem, showProblem } from "./tell.js";
 
@@ -21,6 +21,8 @@ export const isImage = (card) => card.inputs[0].datatype === "UINT8" && card.inp
 
 /** The pixels that were sent last, or blank ones: what a burst sends. */
 export const current = () => pixels ?? fromStrokes([], shape(), false);
+
+const givesBack = ({ card }) => card.outputs.some(({ name }) => name === "reconstruction");
 
 function shape() {
   const [, channels, height, width] = model.card.inputs[0].shape;
@@ -57,7 +59,8 @@ async function send(signal) {
   const now = prepared();
   try {
     const file = await png(now);
-    const call = await ask("predict", "POST", modelPath("predict", asked), {
+    const path = modelPath("predict", asked) + (givesBack(asked) ? "?reconstruct=true" : "");
+    const call = await ask("predict", "POST", path, {
       headers: { "Content-Type": "image/png" },
       body: file,
       signal,
@@ -98,6 +101,10 @@ function render() {
   byId("seen-how").textContent = say(centred ? "seenCentred" : "seenPlain", { width, height });
   byId("seen").setAttribute("aria-label", say("seenLabel", { width, height }));
   paint(byId("seen"), pixels ?? fromStrokes([], shape(), false));
+  byId("made-figure").hidden = !givesBack(model);
+  const back = answer?.reconstruction;
+  byId("made").setAttribute("aria-label", say(back ? "madeLabel" : "madeNothing", { width, height }));
+  paint(byId("made"), back ? fromPlanes(back, shape()) : fromStrokes([], shape(), false));
   byId("pad").setAttribute("aria-label", say("padLabel"));
   byId("pad-hint").replaceChildren(make("strong", {}, say(digits() ? "padDigit" : "padImage")), say("padMore"));
   byId("examples").hidden = !digits();

@@ -236,6 +236,16 @@ export function planar({ channels, data }) {
   return Uint8Array.from({ length: data.length }, (_, i) => data[(i % size) * channels + Math.floor(i / size)]);
 }
 
+/** The other way: numbers [channel][row][column], as the service gives them back, as pixels. */
+export function fromPlanes(planes, { channels, height, width }) {
+  const flat = planes.map((plane) => plane.flat());
+  const data = Uint8ClampedArray.from(
+    { length: height * width * channels },
+    (_, i) => flat[i % channels][Math.floor(i / channels)],
+  );
+  return { width, height, channels, data };
+}
+
 /** Show pixels on a canvas of their size. */
 export function paint(canvas, { width, height, channels, data }) {
   [canvas.width, canvas.height] = [width, height];
