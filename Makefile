@@ -10,6 +10,7 @@
 # make bench       measure dlenv beside other model servers (forty minutes; builds their environments in .bench)
 # make docs        the documentation as a site, in docs/_build
 # make reference   write docs/reference again, from the code
+# make messages    write the catalog of translations (cli/dlenv/locale) again, from the source
 # make audit       known vulnerabilities and licences of everything that is locked and installed
 # make sbom        dist/sbom.cdx.json: all packages that a service can have, with versions and hashes (CycloneDX)
 # make lock        resolve the requirement files again
@@ -27,7 +28,7 @@ UV        := $(BOOTSTRAP)/bin/uv
 # Ray reports usage to its makers unless told not to.
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: serve test test-fast test-docker test-chaos test-fuzz soak lint bench docs reference licences audit sbom lock clean
+.PHONY: serve test test-fast test-docker test-chaos test-fuzz soak lint bench docs reference messages licences audit sbom lock clean
 
 serve: $(BOOTSTRAP)/.done
 	$(BOOTSTRAP)/bin/dlenv setup --env .venv --course none --with serve --yes
@@ -66,6 +67,9 @@ docs: $(DEV)/.done
 
 reference: $(DEV)/.done
 	$(BIN)/python docs/generate.py
+
+messages: $(DEV)/.done
+	$(BIN)/python docs/messages.py
 
 licences: $(DEV)/.done
 	$(BIN)/python requirements/licences.py

@@ -29,6 +29,7 @@ OTHERS = {
     "DLENV_DATA_DIR": "where downloaded data sets are kept, as `--data-dir`",
     "DLENV_KEY": "the API key that `dlenv predict` and `dlenv bench` send, as `--key`",
     "DLENV_KEYS": "the file of keys for `dlenv keys`, as `--file`, and for `dlenv serve`, as `--keys`",
+    "DLENV_LANG": "the language of messages: `zh` or `en` [default: Chinese where the system speaks it, else English]",
     "DLENV_MIRRORS": "a TOML file with further mirrors, or with other addresses for those that dlenv knows",
 }
 _SOURCES = """\

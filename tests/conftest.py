@@ -17,6 +17,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Services that tests start stay on PyTorch, unless the test is about ONNX: exporting takes both cores for seconds.
 os.environ["DLENV_ENGINE"] = "eager"
+# Whatever the system of whoever runs the tests speaks.
+os.environ["DLENV_LANG"] = "en"
 
 
 @pytest.hookimpl(optionalhook=True)

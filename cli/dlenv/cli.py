@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import click
 
-from dlenv import __version__
-from dlenv.console import say
+from dlenv import __version__, language
+from dlenv.console import say, say_error
 from dlenv.errors import DlenvError
 
 # Name -> one line for ``dlenv --help``. The command is the attribute ``command`` of ``dlenv.commands.<name>``.
@@ -89,14 +89,28 @@ def cli(ctx: click.Context, version: bool, verbose: bool) -> None:
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; exits with 0 (done), 1 (failed), 2 (misuse) or 130 (interrupted)."""
     try:
+        language.check()
+        if language.speaks_chinese():
+            from dlenv.helptext import Formatter
+
+            click.Context.formatter_class = Formatter
         result = cli.main(args=list(args) if args is not None else None, prog_name="dlenv", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        _show(error)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
+        say("Interrupted.")
         sys.exit(130)
     except DlenvError as error:
-        say(f"Error: {error}")
+        say_error(str(error))
         sys.exit(error.exit_code)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _show(error: click.ClickException) -> None:
+    if language.speaks_chinese():
+        from dlenv import helptext
+
+        helptext.show(error)
+    else:
+        error.show()

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from dlenv.errors import MissingExtra, UsageError
+from dlenv.language import speaks_chinese, translated
 
 _OURS = ("dlenv", "dlenv_models", "dlenv_service")
 
@@ -35,14 +36,28 @@ def needs(extra: str) -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """One line of talk, to stderr."""
+    """One line of talk, to stderr, in the reader's language."""
+    _say(translated(text))
+
+
+def say_error(text: str) -> None:
+    """Why a command failed, to stderr, in the reader's language."""
+    _say(f"{translated('Error:')}{'' if speaks_chinese() else ' '}{translated(text)}")
+
+
+def _say(text: str) -> None:
     # Not err=True, by which click writes past what rich puts there while it draws a bar.
     click.echo(shown(text), file=sys.stderr)
 
 
 def echo(text: str) -> None:
-    """A result for people, to stdout."""
-    click.echo(shown(text))
+    """A result for people, to stdout, in their language."""
+    click.echo(shown(translated(text)))
+
+
+def confirm(question: str, *, default: bool = False, abort: bool = False) -> bool:
+    """Ask on the terminal, in the reader's language; raises ``click.Abort`` after a no where ``abort`` says so."""
+    return click.confirm(translated(question), default=default, abort=abort, err=True)
 
 
 def shown(text: str) -> str:
@@ -67,19 +82,32 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """A table on a terminal; in a pipe a line for each row, values between tabs, the columns' names first."""
+    """A table on a terminal; in a pipe a line for each row, values between tabs, the columns' names first.
+
+    Sentences are in the reader's language, names only on a terminal: in a pipe a script may go by them.
+    """
     if not sys.stdout.isatty():
-        for row in (columns, *rows):
+        for row in (columns, *(_cells(columns, row, row[0]) for row in rows)):
             click.echo("\t".join(printable(value) for value in row))
         return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns, title=title, title_justify="left")
+    table = Table(*map(translated, columns), title=title and translated(title), title_justify="left")
     for row in rows:
-        table.add_row(*(Text(printable(value)) for value in row))
+        table.add_row(*(Text(printable(value)) for value in _cells(columns, row, translated(row[0]))))
     Console().print(table)
+
+
+def _cells(columns: Sequence[str], row: Sequence[str], name: str) -> list[str]:
+    """A row in the reader's language; ``name`` is its first cell where that says what the second one is."""
+    return [name if list(columns[1:]) == ["value"] else _sentence(row[0]), *map(_sentence, row[1:])]
+
+
+def _sentence(value: str) -> str:
+    """What a cell says, unless it is one word: that is a name, or the value of a status."""
+    return translated(value) if " " in value else value
 
 
 def parse_reference(value: str) -> tuple[str, int | None]:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dlenv.console import say
+from dlenv.language import translated
 
 if TYPE_CHECKING:
     from dlenv_models.training import Epoch, Step
@@ -20,11 +21,14 @@ class TrainingProgress:
         self._epochs = epochs
         console = Console(stderr=True)
         self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
+            TextColumn(translated("epoch") + " {task.fields[epoch]}/" + str(epochs)),
             BarColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}  accuracy {task.fields[accuracy]:.2%}"),
-            TextColumn("validation {task.fields[validation]}"),
-            TextColumn("{task.fields[rate]:,.0f} examples/s"),
+            TextColumn(
+                f"{translated('loss')} {{task.fields[loss]:.4f}}  "
+                f"{translated('accuracy')} {{task.fields[accuracy]:.2%}}"
+            ),
+            TextColumn(translated("validation") + " {task.fields[validation]}"),
+            TextColumn("{task.fields[rate]:,.0f} " + translated("examples/s")),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,

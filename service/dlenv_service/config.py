@@ -25,7 +25,7 @@ from dlenv_service import exposure
 __all__ = ["ENVIRONMENT_ONLY", "Settings", "load_settings", "variable"]
 
 # DLENV_* variables that are not settings of the service, so not unknown.
-ENVIRONMENT_ONLY = frozenset({"DLENV_CONFIG", "DLENV_DATA_DIR", "DLENV_KEY", "DLENV_MIRRORS"})
+ENVIRONMENT_ONLY = frozenset({"DLENV_CONFIG", "DLENV_DATA_DIR", "DLENV_KEY", "DLENV_LANG", "DLENV_MIRRORS"})
 # What Docker publishes the port at is DLENV_ADDRESS in compose files; --address has been the Ray cluster's before.
 VARIABLES = {"address": "DLENV_RAY_ADDRESS", "published_address": "DLENV_ADDRESS"}
 LISTS = frozenset({"models", "cors_origin"})

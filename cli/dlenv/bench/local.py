@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -37,6 +38,8 @@ def serving(model: str | None) -> Iterator[str]:
             stdout=talk,
             stderr=talk,
             start_new_session=True,
+            # Its last words become part of an error, which is translated as a whole.
+            env={**os.environ, "DLENV_LANG": "en"},
         )
         try:
             url = f"http://127.0.0.1:{port}"

@@ -12,7 +12,7 @@ from typing import Literal
 import click
 
 from dlenv import completion
-from dlenv.console import print_json, print_table, say
+from dlenv.console import confirm, print_json, print_table, say
 from dlenv.interruption import unwinding
 
 
@@ -123,7 +123,7 @@ def _fixed(findings: list, yes: bool) -> bool:  # type: ignore[type-arg]  # Find
         if not sys.stdin.isatty():
             say("Nothing was done: this is no terminal to ask on; --yes carries them out.")
             return False
-        if not click.confirm("Run these commands?", err=True):
+        if not confirm("Run these commands?"):
             return False
     for repair in found:
         carry_out(repair)

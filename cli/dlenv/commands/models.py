@@ -9,7 +9,7 @@ import click
 
 from dlenv import completion
 from dlenv.commands import models_exchange
-from dlenv.console import needs, parse_reference, print_json, print_table, say
+from dlenv.console import confirm, needs, parse_reference, print_json, print_table, say
 from dlenv.errors import ModelNotFound
 
 _repository = click.option(
@@ -122,7 +122,7 @@ def remove(model: str, yes: bool, repository: Path | None) -> None:
     mine = [e for e in lent.entries() if e.name == name and version in (None, e.version) and not e.shipped]
     if mine and not yes:
         versions = ", ".join(str(entry.version) for entry in mine)
-        click.confirm(f"Remove {name}, version {versions}, from {lent.user_root}?", abort=True, err=True)
+        confirm(f"Remove {name}, version {versions}, from {lent.user_root}?", abort=True)
     for entry in lent.remove(name, version):
         say(f"Removed {entry.name}/{entry.version}.")
 

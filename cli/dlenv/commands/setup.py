@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 from click.core import ParameterSource
 
-from dlenv.console import print_json, say
+from dlenv.console import confirm, print_json, say
 from dlenv.errors import UsageError
 from dlenv.interruption import unwinding
 
@@ -122,7 +122,7 @@ def command(**given: Any) -> int:
         return 1 if contents.problems else 0
     if not given["yes"] and sys.stdin.isatty() and not run.is_ready(options, plan):
         show.plan(machine, plan, options.env)
-        click.confirm("Go on?", default=True, abort=True, err=True)
+        confirm("Go on?", default=True, abort=True)
     if given["persist_mirror"]:
         for line in run.persist_mirror(options):
             say(line)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dlenv import completion
-from dlenv.console import needs, print_json, print_table, say
+from dlenv.console import echo, needs, print_json, print_table, say
 from dlenv.errors import UsageError
 from dlenv.training_options import ARGUMENTS, OPTIONS, how_to_train
 
@@ -236,4 +236,4 @@ def _report(search: Search, folder: Path, found: list[tuple[Trial, Run]], as_jso
     ]
     print_table(["trial", "state", "epochs", "loss", "accuracy", "options"], rows)
     if best:
-        click.echo(f"The best, trained to the end and published: {best}")
+        echo(f"The best, trained to the end and published: {best}")

@@ -14,6 +14,7 @@ from dlenv.console import print_table, printable
 from dlenv.doctor.facts import Facts
 from dlenv.doctor.model import BAD, Finding
 from dlenv.doctor.redact import redact
+from dlenv.language import translated
 
 __all__ = ["as_json", "as_markdown", "print_findings", "summary"]
 
@@ -62,14 +63,20 @@ def print_findings(findings: Sequence[Finding], verbose: bool) -> None:
     # Not in the table: a command that is broken into lines can't be copied.
     for item in shown:
         if item.fix:
-            click.echo(f"{click.style(item.id, bold=True)}: {click.style(printable(item.fix), fg='cyan')}")
+            click.echo(f"{click.style(item.id, bold=True)}: {click.style(printable(translated(item.fix)), fg='cyan')}")
 
 
 def summary(findings: Sequence[Finding]) -> str:
     """How many of each kind, in one line."""
     count: Counter[str] = Counter(item.status for item in findings)
-    words = {"fail": "failed", "error": "could not be made", "warn": "with a warning", "ok": "fine", "skip": "skipped"}
-    parts = [f"{count[status]} {word}" for status, word in words.items() if count[status]]
+    said = {
+        "fail": f"{count['fail']} failed",
+        "error": f"{count['error']} could not be made",
+        "warn": f"{count['warn']} with a warning",
+        "ok": f"{count['ok']} fine",
+        "skip": f"{count['skip']} skipped",
+    }
+    parts = [text for status, text in said.items() if count[status]]
     verdict = "Nothing is wrong" if is_ok(findings) else "Something is wrong"
     checks = "1 check" if len(findings) == 1 else f"{len(findings)} checks"
     return f"{verdict}: {checks}, {', '.join(parts)}."
@@ -141,9 +148,8 @@ def _print_coloured(findings: Sequence[Finding]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("status", "check", "what was found")
+    table = Table(*map(translated, ("status", "check", "what was found")))
     for item in findings:
-        table.add_row(
-            Text(item.status, style=_COLOURS[item.status]), Text(item.id), Text(printable(_one_line(item.detail)))
-        )
+        detail = printable(translated(_one_line(item.detail)))
+        table.add_row(Text(item.status, style=_COLOURS[item.status]), Text(item.id), Text(detail))
     Console().print(table)

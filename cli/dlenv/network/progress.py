@@ -10,6 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.text import Text
 
 from dlenv.console import say, shown
+from dlenv.language import translated
 
 _EVERY = 10.0  # seconds between lines in a pipe
 
@@ -30,7 +31,7 @@ class DownloadProgress:
             transient=True,
             disable=not console.is_interactive,  # nor can bars be drawn on a terminal that is "dumb"
         )
-        self._task = self._bar.add_task(name, total=None)
+        self._task = self._bar.add_task(translated(name), total=None)
         self._said = self._since = time.monotonic()
         self._first: int | None = None  # what an earlier run had left is no part of the speed
 
@@ -44,14 +45,14 @@ class DownloadProgress:
     def rename(self, name: str) -> None:
         """Show ``name`` from now on."""
         self._name = name
-        self._bar.update(self._task, description=name)
+        self._bar.update(self._task, description=translated(name))
 
     def say(self, line: str) -> None:
         """One line of talk, above the bar."""
         if self._bar.disable:
             say(line)
         else:
-            self._bar.console.print(Text(shown(line)), soft_wrap=True)
+            self._bar.console.print(Text(shown(translated(line))), soft_wrap=True)
 
     def __call__(self, done: int, total: int | None) -> None:
         """``done`` of ``total`` bytes are there."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import locale
 import os
 import tempfile
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from dlenv import language
 from dlenv.console import command_line
 from dlenv.errors import DataError, UsageError
 from dlenv.network.download import digest
@@ -74,11 +74,7 @@ def default(edition: Edition) -> Path:
 
 def preferred() -> Edition:
     """The edition in the system's language, where there is one: Chinese, else English."""
-    languages = [os.environ.get(name, "") for name in ("LC_ALL", "LC_MESSAGES", "LANG")]
-    if not any(languages):
-        languages = [locale.getlocale()[0] or ""]  # Windows calls it "Chinese (Simplified)_China"
-    first = next((language for language in languages if language), "")
-    return "zh" if first.lower().startswith(("zh", "chinese")) else "en"
+    return "zh" if language.is_chinese(language.of_system()) else "en"
 
 
 def fetching(edition: Edition | None = None, folder: Path | None = None) -> str:

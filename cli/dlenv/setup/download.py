@@ -10,11 +10,10 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
-import click
 import msgspec
 
 from dlenv import __version__, folders
-from dlenv.console import say
+from dlenv.console import echo, say
 from dlenv.environment.record import Package, Record
 from dlenv.errors import DataError, DlenvError, SetupError, Unreachable, UsageError
 from dlenv.machine import Machine
@@ -89,13 +88,13 @@ def fill(folder: Path, options: Options, machine: Machine, plan: Plan) -> Conten
 def show(folder: Path, contents: Contents) -> None:
     """Print what is in the folder, what is not, and how to go on."""
     record = contents.record
-    click.echo(
+    echo(
         f"{folder} is for {targets.describe(record.machine)}: torch {record.torch.torch} ({record.torch.build}), "
         f"Python {record.plan.python}, {len(contents.files)} files, {contents.size / 1e6:,.0f} MB"
     )
     for problem in contents.problems:
-        click.echo(f"Not done: {problem}; the same command tries again, and keeps what is there")
-    click.echo(f"Take the folder there; how to go on is in {folder / 'README.txt'}")
+        echo(f"Not done: {problem}; the same command tries again, and keeps what is there")
+    echo(f"Take the folder there; how to go on is in {folder / 'README.txt'}")
 
 
 def _before(folder: Path) -> Contents | None:
