@@ -19,6 +19,7 @@ from serving import Running, publish, run_service
 from test_device import Doubles, a_device, held
 from test_fronts import run
 
+from dlenv.cli import main
 from dlenv.client import Client
 from dlenv.errors import InvalidValue, ModelInvalid, TooLarge
 from dlenv_models import pretraining
@@ -436,3 +437,38 @@ def test_a_manifest_from_before_is_read_and_served_with_it(models: Path, tmp_pat
     extra = {"name": "reconstruction", "datatype": "FP32", "shape": [-1, 1, 28, 28]}
     with pytest.raises(ModelInvalid, match="a list of 3 items, where 2 belong"):
         Manifest.from_json({**plain, "outputs": [*plain["outputs"], extra]})
+
+
+@pytest.mark.parametrize("where", ["here", "at a service"])
+def test_the_command_line_writes_them_as_pictures(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    rows = inputs("autoencoder", 2)
+    right = wanted(models, "autoencoder", rows)
+    for folder, row in zip(("a", "b"), rows, strict=True):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(row[0]).save(tmp_path / folder / "seven.png")
+    files = [str(tmp_path / folder / "seven.png") for folder in ("a", "b")]
+
+    def ask(model: str, *words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main(["predict", model, *words, "--reconstruct", str(tmp_path / "back")])
+        said = capsys.readouterr()
+        return int(caught.value.code or 0), said.out, said.err
+
+    with run_service(Settings(repository=models, models=("autoencoder", "plain"), device="cpu")) as running:
+        at = ["--repository", str(models)] if where == "here" else ["--url", running.url]
+        code, out, _ = ask("autoencoder", *files, *at, "--json")
+        assert code == 0
+        made = [each["reconstruction"] for each in json.loads(out)["predictions"]]
+        np.testing.assert_allclose(made, right, rtol=0, atol=TOLERANCE)
+        for name, row in zip(("seven.png", "seven-2.png"), right, strict=True):
+            with Image.open(tmp_path / "back" / name) as picture:
+                np.testing.assert_allclose(np.array(picture), row[0], rtol=0, atol=0.5 + TOLERANCE)
+        code, _, err = ask("plain", files[0], *at)
+        assert code == 1
+        assert "model 'plain' gives no reconstruction; leave reconstruct out" in err
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit):
+        main(["predict", "autoencoder", files[0], "--reconstruct", str(tmp_path / "file/back")])
+    assert "name another folder" in capsys.readouterr().err

@@ -73,8 +73,8 @@ async function send(signal) {
     showProblem(error);
   }
   render();
-  if (answer)
-    announce(() => say("spoken", { model: asked.name, label: answer.label, share: sureness(answer.probability) }));
+  const told = answer; // it is said in a moment, when the pad may be empty again
+  if (told) announce(() => say("spoken", { model: asked.name, label: told.label, share: sureness(told.probability) }));
 }
 
 function prepared() {
