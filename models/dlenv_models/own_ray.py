@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dlenv.errors import DlenvError
+from dlenv.errors import DlenvError, UsageError
 
 __all__ = ["ray_for"]
+
+REACH_TIMEOUT_S = 10.0  # for a cluster's head to take a connection
 
 
 @contextmanager
@@ -19,13 +22,15 @@ def ray_for(what: str, *, cpus: int, address: str | None = None) -> Iterator[Non
     Ray's agents take jobs from whoever reaches them, so its own processes listen on loopback and want a token of this
     run; what each variable does stands in ``dlenv_service/arrangement.py``.
 
-    Raises ``DlenvError`` where there is no Ray to be had; ``what`` it is for.
+    Raises ``DlenvError`` where there is no Ray to be had (``what`` it is for), ``UsageError`` for what is no address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is None:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    else:
+        _reach(address)
     import ray  # reads them
 
     try:
@@ -34,8 +39,25 @@ def ray_for(what: str, *, cpus: int, address: str | None = None) -> Iterator[Non
         else:
             ray.init(address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise DlenvError(f"no Ray to {what} with: {error}") from None
+        hint = "" if address is None else "; RAY_AUTH_MODE and RAY_AUTH_TOKEN must be those of the cluster"
+        raise DlenvError(f"no Ray to {what} with: {str(error).strip()}{hint}") from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Try the address first: Ray itself would try for many minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_TIMEOUT_S).close()
+    except ValueError:
+        raise UsageError(f"address: {address!r} is not HOST:PORT of a Ray cluster's head, nor auto") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise DlenvError(
+            f"address: nothing answers at {address} ({reason}); start Ray there, or give another"
+        ) from None
