@@ -19,6 +19,8 @@ FILE = Path(__file__).parent / "locale" / "zh_CN" / "LC_MESSAGES" / "dlenv.po"
 _ENTRY = re.compile(r'^msgid ((?:".*"\n)+)msgstr ((?:".*"(?:\n|\Z))+)', re.MULTILINE)
 _ESCAPES = {"n": "\n", "t": "\t", "b": "\b", "r": "\r"}
 _WIDE = "[\u2e80-\u9fff\uff00-\uffef\u2018-\u201d]"  # Chinese characters and punctuation
+_ENGLISH = re.compile(r"(?:\b[a-z]+ ){2}[a-z]+\b")
+_ADDED = ("; ", ", ", "(")
 _LONGEST = 4000  # characters of a text that is compared with templates: longer ones are other programs' output
 _SPLITS = 64  # ways in which one template is laid over a text: a list with hundreds of commas has no better one
 # A template with fewer letters of its own ("{a} is {b}") may fit other words by chance, above all those in a
@@ -32,12 +34,13 @@ class Template:
 
     def __init__(self, source: str, target: str) -> None:
         self.literals, self.names = _parts(source)
-        self._target = _parts(target)
-        self.weight = sum(char.isalpha() for literal in self.literals for char in literal)
+        self._target = target
+        self.letters = sum(char.isalpha() for literal in self.literals for char in literal)
+        self.score = _score(self.letters)
 
     def filled(self, values: Mapping[str, str]) -> str:
         """The translation with these in its places."""
-        literals, names = self._target
+        literals, names = _parts(self._target)
         text = literals[0]
         for name, literal in zip(names, literals[1:], strict=True):
             text = _joined(_joined(text, values[name]), literal)
@@ -49,23 +52,21 @@ class Catalog:
 
     def __init__(self, entries: Mapping[str, str]) -> None:
         self.texts: dict[str, str] = {}
-        self.templates: list[Template] = []
+        templates = []
+        added = []  # they come first: what is added to a text is no part of what stands at its end
         for source, target in entries.items():
-            template = Template(source, target)
-            if template.names:
-                self.templates.append(template)
+            if "{" in source and (template := Template(source, target)).names:
+                templates.append(template)
             else:
-                self.texts[template.literals[0]] = template.filled({})
-        self.templates.sort(key=lambda template: -template.weight)
+                self.texts[source.replace("{{", "{").replace("}}", "}")] = target.replace("{{", "{").replace("}}", "}")
+            if source.startswith(_ADDED):  # it goes on where another text ends
+                added.append(Template(f"{{_}}{source}", f"{{_}}{target}"))
+        self.templates = added + sorted(templates, key=lambda template: -template.letters)
 
     @classmethod
     def load(cls, path: Path = FILE) -> Catalog:
         """Read a .po file; what it has no translation for is left out."""
-        entries = {}
-        for source, target in _ENTRY.findall(path.read_text(encoding="utf-8")):
-            if (text := _unquoted(source)) and (translation := _unquoted(target)):
-                entries[text] = translation
-        return cls(entries)
+        return cls(entries(path))
 
     def translated(self, text: str) -> str:
         """``text`` in this language, line by line where it is not known as a whole."""
@@ -94,10 +95,11 @@ class _Reading:
         self.score, self.result = self._read(text, is_inner=False)
 
     def _read(self, text: str, *, is_inner: bool = True) -> tuple[int, str]:
-        """How many letters of ``text`` are explained, and what they say; blanks around it stay."""
+        """How well ``text`` is explained (0: not at all), and what it says; blanks around it stay."""
         core = text.strip(" ")
-        # A name or a value that happens to be a word of the catalog is still a name or a value.
-        if not core or (is_inner and " " not in core):
+        # A name or a value that happens to be a word of the catalog is still a name or a value, and where dlenv says
+        # something of several lines, that is what another program said.
+        if not core or (is_inner and (" " not in core or "\n" in core)):
             return 0, text
         if core not in self._known:
             self._known[core] = 0, core  # where a template fits into its own place
@@ -108,8 +110,9 @@ class _Reading:
 
     def _best(self, text: str, is_inner: bool) -> tuple[int, str]:
         if text in self._texts:
-            return sum(map(str.isalpha, text)), self._texts[text]
+            return _score(sum(map(str.isalpha, text))), self._texts[text]
         best = 0, text
+        places = 0  # of two that explain as much, the one with fewer is what holds the other
         least = _TELLING_INNER if is_inner else _TELLING
         if text.startswith("- ") and not is_inner:
             score, result = self._read(text[2:], is_inner=False)
@@ -118,19 +121,35 @@ class _Reading:
             for groups in islice(_laid(template.literals, text), _SPLITS):
                 read = [self._read(group) for group in groups]
                 found = sum(score for score, _ in read)
-                if not template.weight and not found:
+                if not template.letters and not found:
                     continue
-                if 0 < template.weight < least and _is_foreign(groups, read):
+                if 0 < template.letters < least and _is_foreign(groups, read):
                     continue
-                if template.weight + found > best[0]:
+                score = template.score + found
+                if (score, -len(groups)) > (best[0], -places):
+                    places = len(groups)
                     values = dict(zip(template.names, (result for _, result in read), strict=True))
-                    best = template.weight + found, template.filled(values)
+                    best = score, template.filled(values)
         return best
 
 
+def entries(path: Path) -> dict[str, str]:
+    """Message -> translation, of a .po file as ``make messages`` writes them."""
+    found = ((_unquoted(source), _unquoted(target)) for source, target in _ENTRY.findall(path.read_text("utf-8")))
+    return {source: target for source, target in found if source and target}
+
+
+def _score(letters: int) -> int:
+    """What one template is worth: the letters that it explains, and of as many, as few templates as possible."""
+    return 1000 * letters - 1
+
+
 def _is_foreign(groups: Sequence[str], read: Sequence[tuple[int, str]]) -> bool:
-    """Whether one of these is neither understood nor a single word."""
-    return any(not score and " " in group.strip() for group, (score, _) in zip(groups, read, strict=True))
+    """Whether one of these is more than a single word, and not understood to its end."""
+    return any(
+        " " in group.strip() and (not score or _ENGLISH.search(result))
+        for group, (score, result) in zip(groups, read, strict=True)
+    )
 
 
 def _laid(literals: Sequence[str], text: str) -> Iterator[tuple[str, ...]]:
@@ -176,4 +195,4 @@ def _joined(left: str, right: str) -> str:
 def _unquoted(lines: str) -> str:
     """The value of a string in a .po file, which may go over several lines."""
     text = "".join(line[1:-1] for line in lines.splitlines())
-    return re.sub(r"\\(.)", lambda escape: _ESCAPES.get(escape[1], escape[1]), text)
+    return re.sub(r"\\(.)", lambda escape: _ESCAPES.get(escape[1], escape[1]), text) if "\\" in text else text

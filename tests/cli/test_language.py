@@ -16,7 +16,7 @@ import pytest
 from dlenv import language
 from dlenv.cli import COMMANDS
 from dlenv.errors import UsageError
-from dlenv.translation import Catalog
+from dlenv.translation import FILE, Catalog, Template, entries
 
 CHINESE = re.compile("[\u4e00-\u9fff]")
 LOCALE = ("DLENV_LANG", "LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
@@ -101,6 +101,11 @@ CATALOG = Catalog(
         "braces {{x}} of {name}": "{name} 的 {{x}}",
         "{count} files{more}": "{count} 个文件{more}",
         ", {size} MB": "，{size} MB",
+        "; see {where}": "；见 {where}",
+        "{text}.": "{text}。",
+        "{name} has no code for {gpu} (compute capability {of})": "{name} 不含 {gpu}（计算能力 {of}）的代码",
+        "{name} has no code for {gpu}": "{name} 不含 {gpu} 的代码",
+        "{gpu} (compute capability {of})": "{gpu}（计算能力 {of}）",
     }
 )
 
@@ -118,6 +123,9 @@ CATALOG = Catalog(
         ("braces {x} of it", "it 的 {x}"),
         ("3 files, 5 MB", "3 个文件，5 MB"),
         ("3 files", "3 个文件"),
+        ("it has no code for gfx803; see torch", "it 不含 gfx803 的代码；见 torch"),  # added to another text
+        ("it has no code for a T4 (compute capability 7.5).", "it 不含 a T4（计算能力 7.5）的代码。"),
+        ("/a can't be read (it is\nno file or directory)", "无法读取 /a（it is\nno file or directory）"),
         ("what another program says is what it says", "what another program says is what it says"),
         ("nothing; of this", "nothing; of this"),
         ("first\nthere is no driver", "first\n没有驱动"),
@@ -174,12 +182,18 @@ def test_every_translation_has_the_places_of_its_message_and_can_be_written_in_g
         message.string.encode("gbk")  # a Chinese Windows' terminal
 
 
-def test_the_catalog_is_read_as_babel_reads_it(made: object) -> None:
-    read = Catalog.load()
-    assert len(read.texts) + len(read.templates) == len([message for message in made if message.id])  # type: ignore[attr-defined]
+def test_messages_that_read_the_same_are_translated_the_same(made: object) -> None:
+    """What stands in their places is all that tells "{os} on {arch}" from "{model} on {data}"."""
+    found: dict[tuple[str, ...], dict[str, str]] = {}
     for message in made:  # type: ignore[attr-defined]
-        if message.id and "{" not in message.id:
-            assert read.texts[message.id] == message.string
+        template = Template(message.id, message.string)
+        text = template.filled({name: f"<{place}>" for place, name in enumerate(template.names)})
+        found.setdefault(tuple(template.literals), {})[text] = message.id
+    assert [list(same.values()) for same in found.values() if len(same) > 1] == []
+
+
+def test_the_catalog_is_read_as_babel_reads_it(made: object) -> None:
+    assert entries(FILE) == {message.id: message.string for message in made if message.id}  # type: ignore[attr-defined]
 
 
 def test_options_and_file_names_stay_as_they_are(made: object) -> None:
