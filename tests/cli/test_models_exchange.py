@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dlenv.errors import DlenvError
+from dlenv_models import zoo
 from dlenv_models.data import load
 from dlenv_models.evaluation import predict
 from dlenv_models.interchange import export
@@ -135,6 +136,46 @@ def test_what_does_not_fit_is_not_published(
     assert reason in result.stderr
     assert "Traceback" not in result.stderr
     assert Repository(tmp_path / "r", shipped=None, create=True).entries() == []
+
+
+def ensemble(tmp_path: Path) -> tuple[Path, nn.Module]:
+    """What votes: untrained, but each otherwise."""
+    torch.manual_seed(1)
+    shape = {"input_shape": [1, 8, 8], "classes": 10}
+    members = [{"name": "mlp", "arguments": {"hidden": [12]}}, {"name": "linear", "arguments": {}}]
+    module = zoo.build("ensemble", members=members, **shape).eval()
+    path = tmp_path / "votes.safetensors"
+    save_file(module.state_dict(), path)
+    return path, module
+
+
+def test_an_ensembles_members_are_named(run: Run, tmp_path: Path) -> None:
+    path, module = ensemble(tmp_path)
+    fixed = ("--architecture", "ensemble", "--data", "digits", "--name", "votes", "--repository", tmp_path / "r")
+    fixed = ("models", "import", path, *fixed, "--mean", 0, "--std", 1)
+    result = run(*fixed, "--members", "mlp,linear", "--hidden", 12)
+    assert result.code == 0, result.stderr
+    model = Repository(tmp_path / "r", shipped=None).load("votes")
+    assert [each["name"] for each in model.manifest.architecture.arguments["members"]] == ["mlp", "linear"]
+    assert "--members mlp,linear" in model.manifest.training.command
+    rows = load("digits").test.inputs[:5] / 255
+    torch.testing.assert_close(model.module(rows), module(rows))
+    for words, code, text in (
+        ((), 2, "members: say which vote, such as --members mlp,linear"),
+        (("--members", "linear,mlp", "--hidden", 12), 1, "holds tensors of the shapes"),
+        (("--members", "mlp,linear", "--code", 3), 2, "code: none of mlp, linear takes such an argument"),
+        (("--members", "mlp,oracle"), 2, "'oracle' is not one of"),
+        (("--members", "mlp"), 2, "members: a list of 1 items"),
+    ):
+        refused = run(*fixed, *words)
+        assert refused.code == code, refused.stderr
+        assert text in refused.stderr
+    alone = run(*words_of_mlp(path, tmp_path), "--members", "mlp,mlp")
+    assert (alone.code, alone.stderr) == (2, "Error: members: mlp has none; leave it out\n")
+
+
+def words_of_mlp(path: Path, tmp_path: Path) -> tuple[object, ...]:
+    return words(path, tmp_path, "--mean", 0, "--std", 1)
 
 
 def test_a_pickle_is_refused(run: Run, tmp_path: Path) -> None:

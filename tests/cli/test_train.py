@@ -36,6 +36,12 @@ def test_train_publishes_draws_and_reports(run: Run, tmp_path: Path) -> None:
         *("learning-curves.png", "confusion-matrix.png", "decision-boundary.png"),
         *("gradient-norms.png", "history.csv", "metrics.json", "run.json", "metrics.jsonl"),
     }
+    record = json.loads(Path(f"runs/spiral-mlp-v{version}/run.json").read_text())
+    speed = record["result"]["rows_per_second"]
+    assert f"speed\t{speed:,.0f} rows/s\n" in result.stdout
+    lines = Path(f"runs/spiral-mlp-v{version}/metrics.jsonl").read_text().splitlines()
+    assert speed == pytest.approx(sum(json.loads(line)["rate"] for line in lines) / 2)  # the median of two
+    assert "rows_per_second_per_worker" not in record["result"]
     assert "Training mlp on spiral: 1,800 rows" in result.stderr
     assert "epoch 2/2: loss" in result.stderr
     assert "examples/s" in result.stderr
@@ -48,6 +54,7 @@ def test_json_is_all_that_stdout_holds(run: Run, tmp_path: Path) -> None:
     assert report["model"] == "mine"
     assert report["version"] == 1
     assert 0.5 < report["test_accuracy"] < 1
+    assert report["rows_per_second"] > 0
     for path in report["files"]:
         assert Path(path).is_file()
         assert Path(path).parent == tmp_path / "o"

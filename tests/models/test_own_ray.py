@@ -20,6 +20,6 @@ def test_where_nothing_answers_that_is_said_at_once() -> None:
 
 @pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:port", ""])
 def test_what_is_no_address_is_refused(address: str) -> None:
-    with pytest.raises(UsageError, match=r"is not HOST:PORT of a Ray cluster's head, nor auto"):
-        with ray_for("train", cpus=1, address=address):
-            pass
+    words = "is not HOST:PORT of a Ray cluster's head, nor auto"
+    with pytest.raises(UsageError, match=words), ray_for("train", cpus=1, address=address):
+        pass

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from serving import publish
+from serving import publish, run_service
 
 from dlenv_models import architectures
-from dlenv_models.evaluation import predict
+from dlenv_models.data import Split, load
+from dlenv_models.evaluation import measure, predict
+from dlenv_models.manifest import Training
 from dlenv_models.repository import Repository
+from dlenv_models.training import Options, train
 from dlenv_service.batcher import Answer
 from dlenv_service.config import Settings
 from dlenv_service.engine import CpuEngine
@@ -89,3 +93,27 @@ def test_onnx_runtime_serves_each_kind_of_architecture(
         for count in (1, 3, LARGEST):
             answer, _ = engine.run([rows[:count]], count)
             assert difference(answer, wanted(zoo_of_all, manifest.name, rows[:count])) is None, manifest.name
+
+
+@pytest.mark.slow
+def test_resnet18_is_trained_and_served(tmp_path: Path) -> None:
+    """One epoch on a few images: the largest of the zoo on the way from data to an answer."""
+    digits = load("digits")
+    few = replace(digits, train=Split(digits.train.inputs[:192], digits.train.labels[:192]))
+    trained = train("resnet18", few, Options(epochs=1, batch_size=32, lr=0.001))
+    assert trained.history[0].train_accuracy > 0.15  # of ten classes
+    Repository(tmp_path, create=True).publish(
+        "few",
+        trained.module,
+        architecture=trained.architecture,
+        classes=digits.classes,
+        preprocessing=trained.preprocessing,
+        data=few.info(),
+        metrics=measure(trained.module, trained.preprocessing, digits.test, len(digits.classes)),
+        training=Training("made by a test", 0, "2026-01-01T00:00:00Z", torch.__version__, {}),
+    )
+    row = digits.test.inputs[:1].to(torch.uint8)
+    right = predict(trained.module, trained.preprocessing, row).softmax(1)
+    with run_service(Settings(repository=tmp_path, models=("few",), device="cpu", max_batch=2)) as running:
+        (said,) = running.client.post("/predict/few", json={"inputs": row.tolist()}).json()["predictions"]
+    assert list(said["probabilities"].values()) == pytest.approx(right[0].tolist(), abs=1e-5)

@@ -156,7 +156,8 @@ def import_(file: Path, architecture: str, data: str, name: str, as_json: bool, 
         say(f"{theirs} is taken for {ours}.")
     threads.use(architecture)
     metrics = measure(module, prepare, dataset.test, len(dataset.classes))
-    words = ("--architecture", architecture, "--data", Path(data).name, "--name", name)
+    words = ["--architecture", architecture, "--data", Path(data).name, "--name", name]
+    words += ["--members", given["members"]] if given["members"] else []
     entry = repository.publish(
         name,
         module,
