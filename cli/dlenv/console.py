@@ -37,15 +37,16 @@ def needs(extra: str) -> Iterator[None]:
 
 def say(text: str) -> None:
     """One line of talk, to stderr, in the reader's language."""
-    _say(translated(text))
+    pass_on(translated(text))
 
 
 def say_error(text: str) -> None:
     """Why a command failed, to stderr, in the reader's language."""
-    _say(f"{translated('Error:')}{'' if speaks_chinese() else ' '}{translated(text)}")
+    pass_on(f"{translated('Error:')}{'' if speaks_chinese() else ' '}{translated(text)}")
 
 
-def _say(text: str) -> None:
+def pass_on(text: str) -> None:
+    """What another program says, to stderr, as it is."""
     # Not err=True, by which click writes past what rich puts there while it draws a bar.
     click.echo(shown(text), file=sys.stderr)
 

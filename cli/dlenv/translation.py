@@ -19,13 +19,13 @@ FILE = Path(__file__).parent / "locale" / "zh_CN" / "LC_MESSAGES" / "dlenv.po"
 _ENTRY = re.compile(r'^msgid ((?:".*"\n)+)msgstr ((?:".*"(?:\n|\Z))+)', re.MULTILINE)
 _ESCAPES = {"n": "\n", "t": "\t", "b": "\b", "r": "\r"}
 _WIDE = "[\u2e80-\u9fff\uff00-\uffef\u2018-\u201d]"  # Chinese characters and punctuation
-_ENGLISH = re.compile(r"(?:\b[a-z]+ ){2}[a-z]+\b")
+_ENGLISH = re.compile(r"\b[a-z]+ [a-z]+\b")
 _ADDED = ("; ", ", ", "(")
 _LONGEST = 4000  # characters of a text that is compared with templates: longer ones are other programs' output
 _SPLITS = 64  # ways in which one template is laid over a text: a list with hundreds of commas has no better one
 # A template with fewer letters of its own ("{a} is {b}") may fit other words by chance, above all those in a
 # placeholder, which may be another program's.
-_TELLING = 4
+_TELLING = 5
 _TELLING_INNER = 8
 
 
@@ -61,6 +61,7 @@ class Catalog:
                 self.texts[source.replace("{{", "{").replace("}}", "}")] = target.replace("{{", "{").replace("}}", "}")
             if source.startswith(_ADDED):  # it goes on where another text ends
                 added.append(Template(f"{{_}}{source}", f"{{_}}{target}"))
+                added[-1].score -= 1  # where it stands alone, it is read as what it is
         self.templates = added + sorted(templates, key=lambda template: -template.letters)
 
     @classmethod
@@ -125,6 +126,8 @@ class _Reading:
                     continue
                 if 0 < template.letters < least and _is_foreign(groups, read):
                     continue
+                if is_inner and template.letters < _TELLING and not any(map(_is_figure, groups)) and not found:
+                    continue
                 score = template.score + found
                 if (score, -len(groups)) > (best[0], -places):
                     places = len(groups)
@@ -150,6 +153,11 @@ def _is_foreign(groups: Sequence[str], read: Sequence[tuple[int, str]]) -> bool:
         " " in group.strip() and (not score or _ENGLISH.search(result))
         for group, (score, result) in zip(groups, read, strict=True)
     )
+
+
+def _is_figure(group: str) -> bool:
+    """Whether this is a number, a version or a name, not a plain word ("3.8 to 3.12", not "failed to load")."""
+    return not group.isalpha()
 
 
 def _laid(literals: Sequence[str], text: str) -> Iterator[tuple[str, ...]]:

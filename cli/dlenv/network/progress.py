@@ -9,7 +9,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.text import Text
 
-from dlenv.console import say, shown
+from dlenv.console import pass_on, say, shown
 from dlenv.language import translated
 
 _EVERY = 10.0  # seconds between lines in a pipe
@@ -48,11 +48,11 @@ class DownloadProgress:
         self._bar.update(self._task, description=translated(name))
 
     def say(self, line: str) -> None:
-        """One line of talk, above the bar."""
+        """A line of the program that downloads, above the bar."""
         if self._bar.disable:
-            say(line)
+            pass_on(line)
         else:
-            self._bar.console.print(Text(shown(translated(line))), soft_wrap=True)
+            self._bar.console.print(Text(shown(line)), soft_wrap=True)
 
     def __call__(self, done: int, total: int | None) -> None:
         """``done`` of ``total`` bytes are there."""
