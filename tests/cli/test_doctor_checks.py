@@ -569,6 +569,7 @@ CASES: list[tuple[str, Facts, str, str]] = [
     ("network.proxy", endpoint("proxy", "unreachable"), "fail", "unset HTTPS_PROXY"),
     ("network.certificates", GOOD, "ok", "accepted by 2"),
     ("network.certificates", endpoint("packages", "certificate", "CERTIFICATE_VERIFY_FAILED"), "fail", "SSL_CERT_FILE"),
+    ("network.certificates", endpoint("packages", "certificate", "certificate has expired"), "fail", "set-ntp"),
     ("network.packages", GOOD, "ok", "https://index.example/simple/"),
     ("network.packages", endpoint("packages", "unreachable"), "warn", "--mirror auto"),
     ("network.pytorch", GOOD, "ok", "whl/cpu/torch/"),

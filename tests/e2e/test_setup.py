@@ -10,10 +10,13 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import certificates
 import pytest
+from http_server import Server
 
 from dlenv.environment.layout import Home
 from dlenv.environment.record import Record
@@ -98,6 +101,22 @@ def test_without_the_network_it_still_changes_nothing(env: Path) -> None:
     again = setup(env, *WORDS, "--json", variables=dead)
     assert again.code == 0, again.stderr
     assert again.json["changed"] is False
+
+
+def test_a_wrong_clock_is_named_and_leaves_the_old_environment(env: Path, tmp_path: Path) -> None:
+    before = state(env)
+    now = datetime.now(timezone.utc)
+    authority, certificate = certificates.make_signed(tmp_path, now - timedelta(days=900), now - timedelta(days=800))
+    with Server({}, certificate) as server:
+        variables = {"SSL_CERT_FILE": str(authority), "NO_PROXY": "127.0.0.1", "UV_NO_CACHE": "1"}
+        index = {"UV_DEFAULT_INDEX": f"{server.url}/simple/", "PIP_INDEX_URL": f"{server.url}/simple/"}
+        failed = setup(env, "--repair", "--course", "none", "--yes", variables={**variables, **index})
+    assert failed.code == 1
+    assert f"this machine's clock says {now:%Y}" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert state(env) == before
+    assert Home(env).unfinished() == []
+    assert ask(env, "import torch; print(torch.ones(2).sum().item())") == "2.0"
 
 
 def interrupted(env: Path, number: signal.Signals, at: str, words: Sequence[str]) -> int:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 
 @dataclass
@@ -51,9 +53,12 @@ class _HTTPServer(ThreadingHTTPServer):
 
 
 class Server:
-    """Answers ``pages`` by path (without query), 404 for any other; a context that starts and stops it."""
+    """Answers ``pages`` by path (without query), 404 for any other; a context that starts and stops it.
 
-    def __init__(self, pages: dict[str, Page] | None = None) -> None:
+    ``certificate`` is a PEM file with certificate and key: https then.
+    """
+
+    def __init__(self, pages: dict[str, Page] | None = None, certificate: Path | None = None) -> None:
         self.pages: dict[str, Page] = dict(pages or {})
         self.requests: list[Request] = []
         self._stopping = threading.Event()
@@ -72,7 +77,11 @@ class Server:
 
         self._server = _HTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads, self._server.block_on_close = True, False
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"http{'s' * (certificate is not None)}://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
 
     def __enter__(self) -> Server:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 from dlenv.console import command_line
 from dlenv.doctor.facts import Facts
 
-__all__ = ["admin", "end", "export", "move", "restart", "setup", "unset", "uv"]
+__all__ = ["admin", "end", "export", "move", "restart", "set_clock", "setup", "unset", "uv"]
 
 _WINDOWS = os.name == "nt"
 
@@ -50,6 +51,13 @@ def admin(*words: object) -> str:
 def restart() -> str:
     """Restart the machine."""
     return "shutdown /r /t 0" if _WINDOWS else "sudo reboot"
+
+
+def set_clock() -> str:
+    """Set the machine's clock by the network."""
+    if _WINDOWS:
+        return "w32tm /resync"
+    return "sudo sntp -sS time.apple.com" if sys.platform == "darwin" else "sudo timedatectl set-ntp true"
 
 
 def uv(*words: object) -> str:

@@ -17,7 +17,7 @@ from dlenv.errors import SetupError
 from dlenv.managers import terminal, uv_settings
 from dlenv.managers.talk import Talk
 from dlenv.managers.uv_settings import environ as environ
-from dlenv.network.http import redacted
+from dlenv.network.http import clock_hint, redacted
 from dlenv.network.progress import DownloadProgress
 
 _INSTALLED = " + "  # a line for each of a few hundred packages, which the environment's record holds
@@ -84,6 +84,8 @@ def _failure(talk: str) -> Failed:
     """The error that uv's ``talk`` tells of."""
     text = redacted("\n".join(talk.strip().splitlines()[-_TAIL:]))
     words = " ".join(talk.split())
+    if clock := clock_hint(words):
+        text = f"{text}\n{clock}"
     conflict = _NO_SOLUTION in words and not any(lack in words.partition(_NO_SOLUTION)[2] for lack in _LACKING)
     return Hopeless(text) if conflict or any(full in words for full in _DISK_FULL) else Failed(text)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import datetime, timezone
 from urllib.parse import urlsplit
 
 import httpx
@@ -13,6 +14,11 @@ from dlenv.errors import Unreachable, UsageError
 
 # Everything that a request can fail with; UnicodeError: a host name that can't be encoded (IDNA).
 FAILURES = (httpx.HTTPError, httpx.InvalidURL, UnicodeError)
+# X509_V_ERR_CERT_HAS_EXPIRED and _NOT_YET_VALID as OpenSSL words them; rustls' CertificateError, in old and new words.
+_NOT_OF_TODAY = re.compile(
+    r"certificate (?:has )?expired|certificate is not yet valid|certificate not valid yet"
+    r"|peer certificate: (?:Expired|NotValidYet)"
+)
 _ADDRESS = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s'"`<>]+""")
 
 
@@ -45,9 +51,23 @@ def reason(error: Exception) -> str:
     if isinstance(error, httpx.TimeoutException):
         return "no answer in time"
     text = re.sub(r"^\[Errno -?\d+\] ", "", " ".join(str(error).split())) or type(error).__name__
+    if clock := clock_hint(text):
+        return f"{text}; {clock}"
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return f"{text}; where a proxy of your network signs, name its certificates by SSL_CERT_FILE"
     return text
+
+
+def clock_hint(text: str) -> str:
+    """What to do where ``text``, of OpenSSL or of uv's rustls, tells of a certificate that is not of today; else empty.
+
+    An address that many use has a valid one, so that it is this machine's clock that is wrong (a laptop's empty
+    battery, a virtual machine that slept).
+    """
+    if not _NOT_OF_TODAY.search(text):
+        return ""
+    now = datetime.now(timezone.utc)
+    return f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC: if that is wrong, set it right and try again"
 
 
 def check_address(url: str, what: str) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 from dlenv.doctor import shell
 from dlenv.doctor.facts import Endpoint, Facts
 from dlenv.doctor.model import Verdict, fail, ok, skip, warn
+from dlenv.network.http import clock_hint
 
 # Files of certificates that replace the ones that programs bring (OpenSSL, requests, curl, pip, uv).
 _CERTIFICATES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
@@ -34,6 +35,8 @@ def certificates(facts: Facts) -> Verdict:
         if value and not Path(value).is_file() and not (name == "REQUESTS_CA_BUNDLE" and Path(value).is_dir()):
             return fail(f"{name} is {value}, which is no file", shell.unset(name))
     bad = [point for point in facts.endpoints or () if point.problem == "certificate"]
+    if bad and clock_hint(bad[0].detail):
+        return fail(f"{bad[0].url}: {bad[0].detail}", shell.set_clock())
     if bad:
         text = f"{bad[0].url}: {bad[0].detail}: a firewall or proxy may be signing by a certificate of its own"
         return fail(
