@@ -16,7 +16,10 @@ import pytest
 from dlenv_service.arrangement import free_port
 from dlenv_service.processes import end
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [
+    *(pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)),
+    pytest.mark.skipif("DLENV_TEST_ADDRESS" not in os.environ, reason="starts a cluster; DLENV_TEST_ADDRESS=1 runs it"),
+]
 
 TOKEN = "0123456789abcdef" * 4
 TRAIN = ["train", "mlp", "--data", "digits", "--epochs", "3", "--hidden", "32", "--workers", "2", "--name", "together"]
@@ -73,7 +76,6 @@ def test_a_cluster_trains_and_searches_and_goes_on_without_us(
     socket.create_connection((host, int(port)), timeout=5).close()  # it is not ours to stop
 
 
-@pytest.mark.skipif("DLENV_TEST_ADDRESS" not in os.environ, reason="Ray tries for long; DLENV_TEST_ADDRESS=1 runs it")
 def test_without_the_clusters_token_nobody_gets_in(cluster: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     address, environ = cluster
     done = call(tmp_path, {**environ, "RAY_AUTH_TOKEN": "f" * 64}, *TUNE, "--address", address)
