@@ -35,8 +35,9 @@ class Template:
     def __init__(self, source: str, target: str) -> None:
         self.literals, self.names = _parts(source)
         self._target = target
-        self.letters = sum(char.isalpha() for literal in self.literals for char in literal)
-        self.score = _score(self.letters)
+        own = "".join(self.literals)
+        self.letters = sum(map(str.isalpha, own))
+        self.score = _score(own)
 
     def filled(self, values: Mapping[str, str]) -> str:
         """The translation with these in its places."""
@@ -111,7 +112,7 @@ class _Reading:
 
     def _best(self, text: str, is_inner: bool) -> tuple[int, str]:
         if text in self._texts:
-            return _score(sum(map(str.isalpha, text))), self._texts[text]
+            return _score(text), self._texts[text]
         best = 0, text
         places = 0  # of two that explain as much, the one with fewer is what holds the other
         least = _TELLING_INNER if is_inner else _TELLING
@@ -124,7 +125,8 @@ class _Reading:
                 found = sum(score for score, _ in read)
                 if not template.letters and not found:
                     continue
-                if 0 < template.letters < least and _is_foreign(groups, read):
+                is_loose = 0 < template.letters < least and (is_inner or not template.literals[0])
+                if is_loose and _is_foreign(groups, read):
                     continue
                 if is_inner and template.letters < _TELLING and not any(map(_is_figure, groups)) and not found:
                     continue
@@ -142,9 +144,10 @@ def entries(path: Path) -> dict[str, str]:
     return {source: target for source, target in found if source and target}
 
 
-def _score(letters: int) -> int:
-    """What one template is worth: the letters that it explains, and of as many, as few templates as possible."""
-    return 1000 * letters - 1
+def _score(own: str) -> int:
+    """What a template is worth: the letters that it explains, beside them other characters, and that it is only one."""
+    letters = sum(map(str.isalpha, own))
+    return letters * 1000 + (10 * len(own) if letters else 0) - 1
 
 
 def _is_foreign(groups: Sequence[str], read: Sequence[tuple[int, str]]) -> bool:
