@@ -33,11 +33,24 @@ msgstr ""
 "Content-Transfer-Encoding: 8bit\\n"
 
 """
-# What a terminal shows. The rest of the service speaks through HTTP and logs, which stay in English.
+# What a terminal shows: of the service, why it can't start, and the answers that `dlenv predict` passes on.
 FOLDERS = ("cli/dlenv", "models/dlenv_models")
 SERVICE = (
-    *("app", "arrangement", "audit", "cluster", "config", "device", "engine", "existing", "exposure", "keyfile"),
-    *("keys", "listener", "local", "starting", "tls", "tracing"),
+    *(
+        "admission",
+        "app",
+        "arrangement",
+        "asgi",
+        "audit",
+        "batcher",
+        "cluster",
+        "config",
+        "device",
+        "engine",
+        "existing",
+    ),
+    *("exposure", "fronts/keeper", "fronts/process", "gate", "host", "http", "inference", "keyfile", "keys", "limited"),
+    *("listener", "loading", "local", "lookup", "starting", "tls", "tracing"),
 )
 # Programs that dlenv gives to another Python; files and pictures, which are English.
 NOT_SHOWN = (
@@ -50,15 +63,8 @@ CLICK = ("core", "exceptions", "types", "formatting", "decorators", "parser", "t
 EXTRA = (
     *("{first}; {second}", "{first}: {second}", "{first}, {second}", "{first} ({second})", "{first}. {second}."),
     *("{text}.", "{first} and {second}", "there are {first} and {second}; name one by --notebooks"),
-    *(
-        "{verdict}: {checks}, {parts}.",
-        "1 check",
-        "[OPTIONS]",
-        "COMMAND [ARGS]...",
-        "[COMMAND] [ARGS]...",
-        "required",
-        "Error:",
-    ),
+    *("{verdict}: {checks}, {parts}.", "1 check", "[OPTIONS]", "COMMAND [ARGS]...", "[COMMAND] [ARGS]..."),
+    *("required", "Error:"),
     *("{message} Did you mean {possibility}?", "{message} (Did you mean one of: {possibilities}?)"),
     *("Missing argument {hint}.", "Missing argument {hint}. {more}", "Missing option {hint}."),
     *("{name}: {done} of {total}, {speed}/s, {left} left", "{name}: {done} of {total}, {speed}/s"),
