@@ -6,6 +6,7 @@
 # make test-chaos  processes killed and stopped under load, full disks, clocks that jump, setups that are killed
 # make test-fuzz   a million cases; CASES=20000 is what `make test` tries
 # make soak        one service under mixed load for two hours; MINUTES=10 for less
+# make overload    a service that is asked for five times what it can do, for ten minutes
 # make lint        formatting, linter, types
 # make bench       measure dlenv beside other model servers (forty minutes; builds their environments in .bench)
 # make docs        the documentation as a site, in docs/_build
@@ -28,7 +29,7 @@ UV        := $(BOOTSTRAP)/bin/uv
 # Ray reports usage to its makers unless told not to.
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: serve test test-fast test-docker test-chaos test-fuzz soak lint bench docs reference messages licences audit sbom lock clean
+.PHONY: serve test test-fast test-docker test-chaos test-fuzz soak overload lint bench docs reference messages licences audit sbom lock clean
 
 serve: $(BOOTSTRAP)/.done
 	$(BOOTSTRAP)/bin/dlenv setup --env .venv --course none --with serve --yes
@@ -53,6 +54,9 @@ test-fuzz: $(DEV)/.done
 MINUTES ?= 120
 soak: $(DEV)/.done
 	$(BIN)/python tests/chaos/soak.py --minutes $(MINUTES)
+
+overload: $(DEV)/.done
+	$(BIN)/python tests/chaos/overload.py
 
 lint: $(DEV)/.done
 	$(BIN)/ruff format --check .
