@@ -69,7 +69,7 @@ def warm_engines(model: LoadedModel, signature: Signature, settings: Settings, d
     on_gpu = device.type == "cuda"
     engine_kind = CudaEngine if on_gpu else CpuEngine
     torch.set_num_threads(settings.threads)  # a setting of each thread's own
-    _check_memory(model.manifest, settings.max_batch * len(programs), device)
+    _check_memory(model.manifest, settings.max_batch, device, engines=len(programs))
     rows = sample(signature.shape, signature.dtype, min(TESTED, settings.max_batch))
     try:
         with torch.inference_mode():  # all of them before the first is moved to the device: they share the weights
@@ -114,8 +114,8 @@ def _self_test(got: Answer, wanted: list[Array], prepare: Preprocessing, device:
             raise ModelInvalid(f"on {device} its reconstructions are off by {off:.2g} from PyTorch's on a CPU")
 
 
-def _check_memory(manifest: Manifest, max_batch: int, device: torch.device) -> None:
-    """Refuse a model whose largest batch would not fit into what is free now.
+def _check_memory(manifest: Manifest, max_batch: int, device: torch.device, engines: int = 1) -> None:
+    """Refuse a model whose largest batch would not fit into what is free now, on each of its engines.
 
     On a CPU nothing else would: Linux promises more memory than there is, and ends the process that uses it.
 
@@ -126,7 +126,7 @@ def _check_memory(manifest: Manifest, max_batch: int, device: torch.device) -> N
     row = largest_activation(architecture.name, architecture.arguments)
     weights = parameters(architecture.name, architecture.arguments)
     # Float32; three such tensors are there at the same time in a residual block: input, output and shortcut.
-    needed = 4 * (3 * row * max_batch + weights)
+    needed = 4 * (3 * row * max_batch * engines + weights)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     if needed > free:
         raise ModelInvalid(
