@@ -35,8 +35,10 @@ __all__ = ["Document", "Host"]
 
 log = logging.getLogger("dlenv.service")
 
-# A batch that takes longer than this means a wedged device: the replica reports itself unhealthy.
-STALLED_AFTER_S = 30.0
+# A batch that takes so many deadlines has nobody left to answer: the device is wedged, and the replica says that it is
+# not healthy. Short deadlines say nothing about a device.
+STALLED_DEADLINES = 1.5
+STALLED_AFTER_S = 15.0
 # Batches of one model that may fail in a row: an error of CUDA's stays until the process is replaced.
 FAILURES = 3
 # How often late requests are looked for, for a device that takes no batches.
@@ -134,7 +136,8 @@ class Host:
         Raises:
             Unavailable: no progress.
         """
-        if self._worker is not None and (busy := self._worker.busy_for()) > STALLED_AFTER_S:
+        limit_s = max(STALLED_AFTER_S, STALLED_DEADLINES * self.settings.deadline_ms / 1000)
+        if self._worker is not None and (busy := self._worker.busy_for()) > limit_s:
             raise Unavailable(f"the device has made no progress for {busy:.0f} s")
         for served in self.loaded():
             if served.lane.failures >= FAILURES:

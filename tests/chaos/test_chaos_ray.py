@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import psutil
@@ -205,6 +206,52 @@ class TestOneReplica:
         assert report.count(WRONG) == 0
         assert report.count(LOST) <= AT_VICTIM
         assert one.nothing_is_left()
+
+
+# Put into every process of a service by its PYTHONPATH: the first one that finds the file takes it away, and the batch
+# that it is about to run hangs.
+HANGS = """
+import importlib.util, os, sys, time
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name != "dlenv_service.device":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+
+        def exec_module(module):
+            load(module)
+            run = module.Halving.run
+
+            def run_or_hang(self, *words):
+                try:
+                    os.unlink({file!r})
+                except OSError:
+                    return run(self, *words)
+                time.sleep(3600)
+
+            module.Halving.run = run_or_hang
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+class TestHang:
+    """A model that hangs in a native call: its process lives, and answers health checks."""
+
+    def test_the_model_hangs(self, asked: list[Question], figures: list[Figure], tmp_path: Path) -> None:
+        file = tmp_path / "hang"
+        (tmp_path / "sitecustomize.py").write_text(HANGS.replace("{file!r}", repr(str(file))))
+        with serving(MODEL, environ={"PYTHONPATH": str(tmp_path)}) as service:
+            (victim,) = replicas(service)
+            strike(service, asked, figures, "one replica: its model hangs", file.touch, WEDGED_S, STOPPED)
+            assert not file.exists()
+            assert not victim.is_running()
 
 
 class TestTwoReplicas:

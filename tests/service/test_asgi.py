@@ -118,7 +118,7 @@ def test_too_many_images_at_once_are_refused(serve: Serve) -> None:
 
 def test_a_device_that_makes_no_progress_is_unhealthy(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "STALLED_AFTER_S", 0.1)
-    with serve() as running:
+    with serve(deadline_ms=50) as running:
         running.service.check_health()
         release = threading.Event()
         model = running.service.host.find("points").lane.runner._model  # type: ignore[attr-defined]
