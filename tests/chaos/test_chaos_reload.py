@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
-from chaos_load import GOOD, LOST, REFUSED, TOLD, WRONG, Figure, questions, steady
+from chaos_load import GOOD, LOST, REFUSED, TOLD, WRONG, Figure, Load, Question, questions, steady
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save
-from serving import Running, publish, run_service
+from serving import publish, run_service
 
 from dlenv_models.manifest import WEIGHTS
 from dlenv_models.repository import Repository
@@ -23,10 +24,10 @@ INFER = f"/v2/models/{MODEL}/infer"
 Figures = list[Figure]
 
 
-def ask_for(running: Running, versions: list[int]) -> tuple[int, str]:
+def ask_for(client: httpx.Client, versions: list[int]) -> tuple[int, str]:
     """Load these versions and no other; status and what was said."""
     config = json.dumps({"version_policy": {"specific": {"versions": versions}}})
-    answer = running.client.post(f"/v2/repository/models/{MODEL}/load", json={"parameters": {"config": config}})
+    answer = client.post(f"/v2/repository/models/{MODEL}/load", json={"parameters": {"config": config}})
     return answer.status_code, answer.text
 
 
@@ -58,22 +59,32 @@ BROKEN: dict[str, Callable[[Path], None]] = {
 }
 
 
+def two_versions(root: Path) -> list[Question]:
+    """Publish them; requests with what each answers."""
+    for seed in (1, 2):
+        publish(root, MODEL, "mlp", seed=seed, input_shape=[2], classes=3, hidden=[8])
+    return questions(Repository(root), MODEL, (1, 2))
+
+
+def switch(client: httpx.Client, load: Load) -> None:
+    """To the other version and back, five times; once a load is answered, nobody gets an older one."""
+    for version in (2, 1, 2, 1, 2):
+        assert ask_for(client, [version])[0] == 200
+        switched = time.monotonic()
+        time.sleep(0.3)
+        after = [each for each in load.report.outcomes if each.began > switched]
+        assert after
+        assert {each.version for each in after} == {str(version)}
+
+
 @pytest.mark.parametrize("fronts", [pytest.param(0, marks=pytest.mark.chaos), 1])
 def test_versions_are_switched_and_rolled_back(tmp_path: Path, figures: Figures, fronts: int) -> None:
     root = tmp_path / "models"
-    for seed in (1, 2):
-        publish(root, MODEL, "mlp", seed=seed, input_shape=[2], classes=3, hidden=[8])
-    wanted = questions(Repository(root), MODEL, (1, 2))
+    wanted = two_versions(root)
     settings = Settings(repository=root, models=(f"{MODEL}/1",), device="cpu", fronts=fronts)
     with run_service(settings) as running, steady(int(running.url.rpartition(":")[2]), INFER, wanted) as load:
         began = time.monotonic()
-        for version in (2, 1, 2, 1, 2):
-            assert ask_for(running, [version])[0] == 200
-            switched = time.monotonic()
-            time.sleep(0.3)
-            after = [each for each in load.report.outcomes if each.began > switched]
-            assert after
-            assert {each.version for each in after} == {str(version)}  # no older one, once the load is answered
+        switch(running.client, load)
     report = load.report
     figures.append(report.figure(f"versions switched and rolled back ({fronts} fronts)", began, 0))
     assert report.count(GOOD) == len(report.outcomes), report.details(WRONG, LOST, TOLD, REFUSED)
@@ -82,9 +93,7 @@ def test_versions_are_switched_and_rolled_back(tmp_path: Path, figures: Figures,
 
 def test_a_version_that_is_broken_never_takes_traffic(tmp_path: Path, figures: Figures) -> None:
     root = tmp_path / "models"
-    for seed in (1, 2):
-        publish(root, MODEL, "mlp", seed=seed, input_shape=[2], classes=3, hidden=[8])
-    wanted = questions(Repository(root), MODEL, (1, 2))
+    wanted = two_versions(root)
     said = {}
     with (
         run_service(Settings(repository=root, models=(f"{MODEL}/2",), device="cpu")) as running,
@@ -94,7 +103,7 @@ def test_a_version_that_is_broken_never_takes_traffic(tmp_path: Path, figures: F
         for name, damage in BROKEN.items():
             entry = publish_third(root)
             damage(root)
-            said[name] = ask_for(running, [3])
+            said[name] = ask_for(running.client, [3])
             assert running.client.get("/v2/health/ready").status_code == 200
             time.sleep(0.2)
             for path in sorted(entry.rglob("*"), reverse=True):
