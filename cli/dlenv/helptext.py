@@ -27,7 +27,7 @@ class Formatter(click.HelpFormatter):
     def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
         """The line of usage."""
         words = " ".join(catalog().texts.get(word, word) for word in re.split(r" (?!\[ARGS\])", args))
-        super().write_usage(prog, words, f"{translated('Usage:') if prefix is None else prefix}")
+        super().write_usage(prog, words, translated("Usage:") if prefix is None else prefix)
 
     def write_heading(self, heading: str) -> None:
         """The heading of a section."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import socket
@@ -15,6 +16,7 @@ import pytest
 
 from dlenv import language
 from dlenv.cli import COMMANDS
+from dlenv.console import confirm, pass_on, print_table
 from dlenv.errors import UsageError
 from dlenv.translation import FILE, Catalog, Template, entries
 
@@ -200,6 +202,37 @@ def test_options_and_file_names_stay_as_they_are(made: object) -> None:
     for message in made:  # type: ignore[attr-defined]
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+[a-z]", message.id):
             assert option in message.string, message.id
+
+
+# What is shown
+
+
+def test_a_table_on_a_terminal_and_in_a_pipe(
+    locale: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locale(DLENV_LANG="zh", COLUMNS="80")
+    rows = [["architecture", "mlp"], ["data", "digits: 10 training and 2 validation rows"]]
+    print_table(["what", "value"], rows)
+    assert capsys.readouterr().out == "what\tvalue\narchitecture\tmlp\ndata\tdigits：训练 10 行，验证 2 行\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_table(["what", "value"], rows)
+    lines = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).splitlines()
+    assert [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in lines if line[0] in "│┃"] == [
+        ["内容", "值"],
+        ["结构", "mlp"],
+        ["数据", "digits：训练 10 行，验证 2 行"],
+    ]
+    assert len(set(map(_cells, lines))) == 1  # the borders are below each other
+
+
+def test_a_question_and_the_words_of_another_program(
+    locale: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locale(DLENV_LANG="zh")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert confirm("Run these commands?")
+    pass_on("Permission denied")
+    assert capsys.readouterr().err == "运行这些命令吗？ [y/N]: Permission denied\n"
 
 
 # Real commands
