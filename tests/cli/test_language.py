@@ -170,6 +170,37 @@ def test_the_catalog_has_every_message_of_the_source(messages: object, made: obj
     assert there == messages.written(made), "the catalog is stale; `make messages` writes it again"  # type: ignore[attr-defined]
 
 
+def test_what_is_found_in_a_source(messages: object, tmp_path: Path) -> None:
+    source = tmp_path / "source.py"
+    source.write_text(
+        '''"""No text for people, this one."""
+@click.command()
+def command(path):
+    """Do this.
+
+    And that.
+    """
+    log.info("no text for people either")
+    found = re.compile("a pattern of words")
+    say("Done")
+    say(f"{len(path.parts)} part{'' if path.parts else 's'} of {path.name!r}, {', '.join(gpu.name for gpu in gpus)}")
+    problem = f"{{}} of {_span(path)} and {_span(found)}{f'; see {found}' if found else ''}"
+    raise Failed(f"{problem}; driver {driver or 'unknown'}")
+''',
+        encoding="utf-8",
+    )
+    assert list(messages._of_module(source)) == [  # type: ignore[attr-defined]
+        "Do this.\n\nAnd that.",
+        "Done",
+        "{count} part of {name}, {name2}",
+        "{count} parts of {name}, {name2}",
+        "{{}} of {span} and {span2}; see {found}",
+        "{{}} of {span} and {span2}",
+        "{problem}; driver {driver}",
+        "{problem}; driver unknown",
+    ]
+
+
 def test_every_message_is_translated(made: object) -> None:
     missing = [message.id for message in made if message.id and not message.string]  # type: ignore[attr-defined]
     assert missing == []
