@@ -81,6 +81,9 @@ def test_as_in_one_process_though_one_of_two_is_killed(tmp_path: Path) -> None:
     assert one.keys() == two.keys()
     for key, values in one.items():
         assert two[key] == pytest.approx(values, abs=2e-3), key
+    speed = json.loads((tmp_path / "runs/together-v1/run.json").read_text())["result"]
+    assert speed["rows_per_second_per_worker"] == pytest.approx(speed["rows_per_second"] / 2)
+    assert " by each of 2 workers" in log.read_text()
     # Each epoch once, though some were trained twice.
     assert losses(tmp_path / "runs/together-v1") == pytest.approx(losses(tmp_path / "runs/alone-v1"), abs=1e-3)
 
