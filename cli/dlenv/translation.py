@@ -22,7 +22,9 @@ _WIDE = "[\u2e80-\u9fff\uff00-\uffef\u2018-\u201d]"  # Chinese characters and pu
 _ENGLISH = re.compile(r"\b[a-z]+ [a-z]+\b")
 _ADDED = ("; ", ", ", "(")
 _LONGEST = 4000  # characters of a text that is compared with templates: longer ones are other programs' output
-_SPLITS = 64  # ways in which one template is laid over a text: a list with hundreds of commas has no better one
+_SPLITS = 64  # ways in which one template is laid over a text: a list with hundreds of commas has no better one,
+_LOOSE_SPLITS = 12  # nor has what only joins two texts,
+_PARTS = 2000  # and parts of one text that are read: about 0.2 s
 # A template with fewer letters of its own ("{a} is {b}") may fit other words by chance, above all those in a
 # placeholder, which may be another program's.
 _TELLING = 5
@@ -104,6 +106,8 @@ class _Reading:
         if not core or (is_inner and (" " not in core or "\n" in core)):
             return 0, text
         if core not in self._known:
+            if len(self._known) >= _PARTS:
+                return 0, text
             self._known[core] = 0, core  # where a template fits into its own place
             self._known[core] = self._best(core, is_inner)
         score, result = self._known[core]
@@ -120,7 +124,8 @@ class _Reading:
             score, result = self._read(text[2:], is_inner=False)
             best = score, f"- {result}"
         for template in self._templates:
-            for groups in islice(_laid(template.literals, text), _SPLITS):
+            most = _SPLITS if template.letters >= _TELLING else _LOOSE_SPLITS
+            for groups in islice(_laid(template.literals, text), most):
                 read = [self._read(group) for group in groups]
                 found = sum(score for score, _ in read)
                 if not template.letters and not found:
