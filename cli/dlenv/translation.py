@@ -179,13 +179,24 @@ def _laid(literals: Sequence[str], text: str) -> Iterator[tuple[str, ...]]:
         if not parts:
             yield (text[start:end],)
             return
-        at = text.find(parts[0], start, end)
-        while at != -1:
+        for at in _found(parts[0], text, start, end):
             for more in rest(parts[1:], at + len(parts[0])):
                 yield (text[start:at], *more)
-            at = text.find(parts[0], at + 1, end)
 
     yield from rest(middle, len(first))
+
+
+def _found(part: str, text: str, start: int, end: int) -> Iterator[int]:
+    """Where ``part`` stands; where two places have nothing between them, every end of a word, the last one first."""
+    if not part:
+        inside = range(end - 1, start - 1, -1)
+        yield end
+        yield from (at for at in inside if at == start or not (text[at - 1].isalnum() and text[at].isalnum()))
+        return
+    at = text.find(part, start, end)
+    while at != -1:
+        yield at
+        at = text.find(part, at + 1, end)
 
 
 def _parts(text: str) -> tuple[list[str], list[str]]:

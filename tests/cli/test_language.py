@@ -104,6 +104,7 @@ CATALOG = Catalog(
         "braces {{x}} of {name}": "{name} 的 {{x}}",
         "{count} files{more}": "{count} 个文件{more}",
         ", {size} MB": "，{size} MB",
+        "{what} is not one of {known}{hint}": "{what} 不在 {known} 之中{hint}",
         "; see {where}": "；见 {where}",
         "{text}.": "{text}。",
         "{name} has no code for {gpu} (compute capability {of})": "{name} 不含 {gpu}（计算能力 {of}）的代码",
@@ -126,6 +127,8 @@ CATALOG = Catalog(
         ("braces {x} of it", "it 的 {x}"),
         ("3 files, 5 MB", "3 个文件，5 MB"),
         ("3 files", "3 个文件"),
+        ("x is not one of a, b", "x 不在 a, b 之中"),
+        ("x is not one of a, b; see y", "x 不在 a, b 之中；见 y"),
         ("it has no code for gfx803; see torch", "it 不含 gfx803 的代码；见 torch"),  # added to another text
         ("it has no code for a T4 (compute capability 7.5).", "it 不含 a T4（计算能力 7.5）的代码。"),
         ("/a can't be read (it is\nno file or directory)", "无法读取 /a（it is\nno file or directory）"),
