@@ -44,6 +44,9 @@ from dlenv_models.pretraining import Pretrained, pretrain
 __all__ = ["Epoch", "Options", "Step", "Trained", "check", "default_arguments", "recipe", "train"]
 
 
+READY_BYTES = 256 * 2**20
+
+
 @dataclass(frozen=True)
 class Epoch:
     """One line of the learning curves; losses in nats, accuracies 0..1, ``rate`` in examples per second."""
@@ -192,6 +195,8 @@ def _fit(
     random = torch.Generator().manual_seed(options.seed)  # order of the examples, and augmentation
     prepare = preprocess(preprocessing, dataset.row_shape, device)
     inputs, labels = dataset.train.inputs.to(device), dataset.train.labels.to(device)
+    # Rows that stay as they are get ready once, where there is room for them as float32.
+    ready = prepare(inputs.float()) if not options.augment and inputs.numel() * 4 <= READY_BYTES else None
     if isinstance(module, Pretrained):
         if options.pretrain:
             pretrain(module, prepare(inputs), options.pretrain, random)
@@ -212,9 +217,11 @@ def _fit(
             for weights in optimizer.param_groups:
                 weights["lr"] = options.lr * schedules.factor(options.schedule, done, options.epochs, options.warmup)
             whole, rows = len(rows), rows[group.rank :: group.size]
-            raw = inputs[rows].float()
-            share = (group.rank, group.size, whole)
-            batch = prepare(affine(raw, random, share) if options.augment else raw)
+            batch = ready[rows] if ready is not None else inputs[rows].float()
+            if options.augment:
+                batch = affine(batch, random, (group.rank, group.size, whole))
+            if ready is None:
+                batch = prepare(batch)
             # Autocast picks the operators that bear fewer digits: docs.pytorch.org/docs/stable/amp.html
             with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
                 logits = together(batch)

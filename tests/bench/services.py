@@ -207,7 +207,7 @@ def install(service: Service) -> None:
         return
     uv = Path(sys.executable).parent / "uv"
     _run(uv, "venv", "--quiet", "--clear", "--python", sys.executable, service.folder)
-    _run(uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", service.python, "-r", pins)
+    _run(uv, "pip", "install", "--quiet", "--no-deps", "--compile-bytecode", "--python", service.python, "-r", pins)
     site = Path(_output(service.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"))
     # Named so that it is read last; addsitedir also follows the file by which dlenv itself is installed editable.
     (site / "zz_dlenv.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
