@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 from dlenv.errors import DlenvError, UsageError
 
-__all__ = ["ray_for"]
+__all__ = ["ray_for", "reach"]
 
-REACH_TIMEOUT_S = 10.0  # for a cluster's head to take a connection
+REACH_TIMEOUT_S = 5.0  # for a cluster's head to take a connection
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def ray_for(what: str, *, cpus: int, address: str | None = None) -> Iterator[Non
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     else:
-        _reach(address)
+        reach(address)
     import ray  # reads them
 
     try:
@@ -47,8 +47,11 @@ def ray_for(what: str, *, cpus: int, address: str | None = None) -> Iterator[Non
         ray.shutdown()
 
 
-def _reach(address: str) -> None:
-    """Try the address first: Ray itself would try for many minutes."""
+def reach(address: str) -> None:
+    """Try the address of a Ray cluster's head before Ray does, which would try for many minutes.
+
+    Raises ``UsageError`` for what is no address, ``DlenvError`` where nothing answers.
+    """
     if address == "auto":
         return
     host, _, port = address.rpartition(":")

@@ -6,7 +6,6 @@ import importlib.metadata
 import logging
 import os
 import platform
-import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,6 +19,7 @@ from ray.serve.context import _get_global_client
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dlenv.errors import DlenvError, StartError
+from dlenv_models.own_ray import reach
 from dlenv_service import exposure
 from dlenv_service.app import APP, build, given
 from dlenv_service.arrangement import cluster_environment
@@ -34,7 +34,6 @@ Facts = dict[str, Any]
 # What a node has to have in common with the machine that deploys.
 VERSIONS = ("dlenv", "ray", "python")
 PROBE_TIMEOUT_S = 60.0
-REACH_TIMEOUT_S = 5.0
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - read, not bound
 HINT = "see `serve status` and the cluster's logs"
 
@@ -102,7 +101,7 @@ def _stop_command(address: str) -> str:
 
 
 def _connect(address: str) -> None:
-    _reach(address)
+    reach(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except AuthenticationError:
@@ -114,21 +113,6 @@ def _connect(address: str) -> None:
         raise StartError(
             f"--address {address}: the Ray cluster there lets nobody in ({reason}); "
             "RAY_AUTH_MODE and RAY_AUTH_TOKEN must be the cluster's"
-        ) from None
-
-
-def _reach(address: str) -> None:
-    """Try the address first: Ray itself would try for many minutes."""
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_TIMEOUT_S).close()
-    except ValueError:
-        raise StartError(f"--address {address}: give HOST:PORT of the cluster's head, or auto") from None
-    except OSError as error:
-        raise StartError(
-            f"--address {address}: nothing answers there ({error.strerror or error}); start Ray, or give another"
         ) from None
 
 

@@ -400,7 +400,7 @@ class TestExistingCluster:
     def test_an_address_where_nothing_is(self, cluster: dict[str, Any]) -> None:
         failed = self.dlenv(cluster, "--address", "127.0.0.1:1")
         assert failed.returncode == 1
-        assert "nothing answers there" in failed.stderr
+        assert "nothing answers at" in failed.stderr
 
     def test_deploy(self, cluster: dict[str, Any]) -> None:
         port = free_port()
