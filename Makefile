@@ -9,6 +9,7 @@
 # make overload    a service that is asked for five times what it can do, for ten minutes
 # make lint        formatting, linter, types
 # make bench       measure dlenv beside other model servers (forty minutes; builds their environments in .bench)
+# make bench-replicas  the same service with 1, 2, ... replicas on this machine (three minutes)
 # make bench-training  training beside a bare loop, Lightning and skorch (five minutes)
 # make docs        the documentation as a site, in docs/_build
 # make reference   write docs/reference again, from the code
@@ -30,7 +31,7 @@ UV        := $(BOOTSTRAP)/bin/uv
 # Ray reports usage to its makers unless told not to.
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: serve test test-fast test-docker test-chaos test-fuzz soak overload lint bench bench-training docs reference messages licences audit sbom lock clean
+.PHONY: serve test test-fast test-docker test-chaos test-fuzz soak overload lint bench bench-replicas bench-training docs reference messages licences audit sbom lock clean
 
 serve: $(BOOTSTRAP)/.done
 	$(BOOTSTRAP)/bin/dlenv setup --env .venv --course none --with serve --yes
@@ -66,6 +67,9 @@ lint: $(DEV)/.done
 
 bench: $(DEV)/.done
 	$(BIN)/python tests/bench/compare.py --out tests/bench/RESULTS.md --plot tests/bench/requests.png
+
+bench-replicas: $(DEV)/.done
+	$(BIN)/python tests/bench/replicas.py --out tests/bench/RESULTS.md
 
 bench-training: $(DEV)/.done
 	$(BIN)/python tests/bench/training.py --out tests/bench/RESULTS.md

@@ -62,9 +62,9 @@ CLICK = ("core", "exceptions", "types", "formatting", "decorators", "parser", "t
 # what systems say.
 EXTRA = (
     *("{first}; {second}", "{first}: {second}", "{first}, {second}", "{first} ({second})", "{first}. {second}."),
-    *("{text}.", "{first} and {second}", "there are {first} and {second}; name one by --notebooks"),
+    *("{text} ...", "{text}.", "{first} and {second}", "there are {first} and {second}; name one by --notebooks"),
     *("{verdict}: {checks}, {parts}.", "1 check", "[OPTIONS]", "COMMAND [ARGS]...", "[COMMAND] [ARGS]..."),
-    *("required", "Error:", "load", "rows/s", "rejected"),
+    *("required", "Error:", "load", "rows/s", "rejected", "Stopping"),
     *("{message} Did you mean {possibility}?", "{message} (Did you mean one of: {possibilities}?)"),
     *("Missing argument {hint}.", "Missing argument {hint}. {more}", "Missing option {hint}."),
     *("{name}: {done} of {total}, {speed}/s, {left} left", "{name}: {done} of {total}, {speed}/s"),
