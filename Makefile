@@ -38,10 +38,10 @@ serve: $(BOOTSTRAP)/.done
 	exec .venv/bin/dlenv serve
 
 test: $(DEV)/.done
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --reruns 1
+	$(BIN)/python -m pytest --numprocesses $(WORKERS)
 
 test-fast: $(DEV)/.done
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --reruns 1 -m "not ray and not slow"
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not ray and not slow"
 
 test-docker: $(DEV)/.done
 	$(BIN)/python -m pytest tests/docker
