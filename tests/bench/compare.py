@@ -75,6 +75,14 @@ def put(text: str, path: Path) -> None:
     scratch.replace(path)
 
 
+def tell(text: str, out: Path | None) -> None:
+    """Put the section into this file, or print it where there is none."""
+    if out is None:
+        print(text)
+    else:
+        put(text, out)
+
+
 def main() -> None:
     names = [service.name for service in SERVICES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -128,10 +136,7 @@ def main() -> None:
     text = section(services, turns, conditions)
     if options.plot and any(each.closed for each in turns):
         plot(turns, options.plot)
-    if options.out:
-        put(text, options.out)
-    else:
-        print(text)
+    tell(text, options.out)
 
 
 def _interrupt(number: int, frame: types.FrameType | None) -> None:

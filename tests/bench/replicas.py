@@ -16,7 +16,7 @@ import statistics
 from pathlib import Path
 
 import psutil
-from compare import put, say
+from compare import say, tell
 from lifecycle import running
 from loads import BATCH_CONNECTIONS, Load, bare, digits
 from msgspec.structs import replace
@@ -70,11 +70,7 @@ def main() -> None:
         ratio = statistics.median(rate / one for rate, one in zip(rates[count], rates[counts[0]], strict=True))
         cost = statistics.median(costs[count])
         lines.append(f"| {count} | {statistics.median(rates[count]):,.0f} | {ratio:.2f} | {cost:.1f} |")
-    text = "\n".join(lines) + "\n"
-    if options.out is None:
-        print(text)
-    else:
-        put(text, options.out)
+    tell("\n".join(lines) + "\n", options.out)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 import psutil
-from compare import put, say
+from compare import say, tell
 from services import PEERS, Service, install, version
 
 LOOPS = ("dlenv", "bare loop", "Lightning", "skorch")
@@ -73,11 +73,7 @@ def main() -> None:
             ratio = statistics.median(rate / other for rate, other in zip(rates, bare, strict=True))
             accuracy = statistics.median(each for _, each in found[who, model])
             lines.append(f"| {model} | {who} | {statistics.median(rates):,.0f} | {ratio:.2f} | {accuracy:.1%} |")
-    text = "\n".join(lines) + "\n"
-    if options.out is None:
-        print(text)
-    else:
-        put(text, options.out)
+    tell("\n".join(lines) + "\n", options.out)
 
 
 if __name__ == "__main__":
