@@ -85,10 +85,9 @@ def _programs() -> None:
 
 
 def test_every_call_of_an_image_model_runs_as_shown(visit: Open, tmp_path: Path) -> None:
-    page = visit().page
+    page = visit(reduced_motion="reduce").page  # an example is there at once, not drawn before one's eyes
     page.get_by_role("button", name="Example: 2").click()
     page.wait_for_function("() => document.getElementById('label').textContent === '2'")
-    page.wait_for_timeout(900)  # the example has been drawn to its end
     page.click("#burst")
     page.wait_for_selector(".sizes")
     assert check(page, tmp_path) == {"predict", "burst", "card", "stats", "metrics", "models", "server"}
@@ -97,7 +96,8 @@ def test_every_call_of_an_image_model_runs_as_shown(visit: Open, tmp_path: Path)
 def test_every_call_of_a_plane_model_runs_as_shown(visit: Open, tmp_path: Path) -> None:
     page = visit("?model=spiral-mlp").page
     page.wait_for_selector(".plane.done >> nth=1")
-    page.wait_for_timeout(300)
+    for kind in ("point", "metrics"):  # these come by themselves
+        page.wait_for_selector(f"#calls [data-kind={kind}]", state="attached")
     assert check(page, tmp_path) == {"point", "grid", "card", "metrics", "models", "server"}
 
 
@@ -124,7 +124,7 @@ def test_with_keys_the_page_asks_for_one_and_never_shows_it(
     with serve(tmp_path_factory.mktemp("locked"), "mnist-lenet", keys=str(keys)) as url:
         import page_browser
 
-        visited = page_browser.Visit(visit().page.context.new_page())
+        visited = page_browser.Visit(visit(reduced_motion="reduce").page.context.new_page())
         visited.expected = ("status of 401",)
         page = visited.page
         page.goto(url)
@@ -139,7 +139,6 @@ def test_with_keys_the_page_asks_for_one_and_never_shows_it(
         page.wait_for_function("() => document.getElementById('health').textContent.startsWith('Ready')")
         page.get_by_role("button", name="Example: 4").click()
         page.wait_for_function("() => document.getElementById('label').textContent === '4'")
-        page.wait_for_timeout(900)
         assert "predict" in check(page, tmp_path, DLENV_KEY=key)
         shown = "document.documentElement.outerHTML + document.cookie"
         kept = "JSON.stringify([{...localStorage}, {...sessionStorage}])"
