@@ -36,21 +36,9 @@ msgstr ""
 # What a terminal shows: of the service, why it can't start, and the answers that `dlenv predict` passes on.
 FOLDERS = ("cli/dlenv", "models/dlenv_models")
 SERVICE = (
-    *(
-        "admission",
-        "app",
-        "arrangement",
-        "asgi",
-        "audit",
-        "batcher",
-        "cluster",
-        "config",
-        "device",
-        "engine",
-        "existing",
-    ),
-    *("exposure", "fronts/keeper", "fronts/process", "gate", "host", "http", "inference", "keyfile", "keys", "limited"),
-    *("listener", "loading", "local", "lookup", "starting", "tls", "tracing"),
+    *("admission", "app", "arrangement", "asgi", "audit", "batcher", "cluster", "codec", "config", "device", "engine"),
+    *("existing", "exposure", "fronts/keeper", "fronts/process", "gate", "host", "http", "inference", "keyfile"),
+    *("keys", "limited", "listener", "loading", "local", "lookup", "starting", "tensors", "tls", "tracing"),
 )
 # Programs that dlenv gives to another Python; files and pictures, which are English.
 NOT_SHOWN = (
@@ -75,6 +63,17 @@ EXTRA = (
     *("{value} is not a valid float range.", "there are no notebooks of dlenv's here; get them by: {fetching}"),
     *("{count} row", "{count} rows", "{count} connection", "{count} connections"),
     *("{name}: failed ({seconds} s)", "{name}: failed ({seconds} s): {error}"),
+    # pydantic, of a setting's value
+    *("input should be {expected}", "{first} or {second}"),
+    *("input should be greater than or equal to {ge}", "input should be less than or equal to {le}"),
+    *("input should be a valid integer", "input should be a valid number", "input should be a valid boolean"),
+    *("input should be a valid string", "input should be a valid tuple", "input should be a finite number"),
+    "input should be a valid integer, unable to parse string as an integer",
+    "input should be a valid integer, got a number with a fractional part",
+    "input should be a valid number, unable to parse string as a number",
+    "input should be a valid boolean, unable to interpret input",
+    *("string should have at least 1 character", "input is not a valid path for {type}"),
+    # systems
     *("No such file or directory", "Permission denied", "Is a directory", "Not a directory", "File exists"),
     *("No space left on device", "Read-only file system", "Connection refused", "Address already in use"),
     *("Connection reset by peer", "Network is unreachable", "Name or service not known", "File name too long"),

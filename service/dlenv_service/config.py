@@ -60,7 +60,10 @@ class Settings(pydantic.BaseModel):
         None, description="Autoscale from --replicas up to this many, on queued rows.", ge=1, le=1000
     )
     gpus_per_replica: float | None = pydantic.Field(
-        None, description="GPUs that one replica takes [default: 0.5 on one GPU, 1 on several, 0 without].", ge=0
+        None,
+        description="GPUs that one replica takes [default: 0.5 on one GPU, 1 on several, 0 without].",
+        ge=0,
+        allow_inf_nan=False,
     )
 
     fronts: int = pydantic.Field(

@@ -322,6 +322,23 @@ def test_errors(words: list[str], code: int, said: str) -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_what_is_wrong_with_a_setting() -> None:
+    from dlenv.language import catalog
+    from dlenv_service.config import Settings, load_settings
+
+    kinds = set()
+    for name in Settings.model_fields:
+        for value in ("x", "", "-1", "1.5", "inf", "9" * 30, [], 1.5):
+            try:
+                load_settings({"insecure": True, name: value})
+            except UsageError as error:
+                text = str(error)
+                kinds.add(re.sub(r"^.*?: |'.*'|\d+", "", text))
+                assert CHINESE.search(catalog().translated(text)), text
+                assert "should" not in catalog().translated(text)
+    assert len(kinds) > 10
+
+
 def test_a_port_that_is_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
