@@ -230,7 +230,7 @@ def _fit(
                 loss = logits.sum()
             optimizer.zero_grad()
             # The processes' gradients are averaged: each counts by its rows.
-            torch.autograd.backward(loss * (len(rows) * group.size / whole))
+            torch.autograd.backward(loss if group.size == 1 else loss * (len(rows) * group.size / whole))
             gradients.limit(module, options.clip, options.clip_value, options.normalize_gradients)
             optimizer.step()
 
@@ -279,7 +279,10 @@ def _batches(order: torch.Tensor, size: int) -> list[torch.Tensor]:
 
 def _optimizer(module: nn.Module, options: Options) -> torch.optim.Optimizer:
     weights = [each for each in module.parameters() if each.requires_grad]
+    # Fused: one pass over the weights in place of one for each operation of the rule.
     if options.optimizer == "sgd":
-        return torch.optim.SGD(weights, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
+        return torch.optim.SGD(
+            weights, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay, fused=True
+        )
     kind = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
-    return kind(weights, lr=options.lr, weight_decay=options.weight_decay)
+    return kind(weights, lr=options.lr, weight_decay=options.weight_decay, fused=True)
