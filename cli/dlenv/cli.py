@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 import click
+from click.shell_completion import CompletionItem
 
 from dlenv import __version__, language
 from dlenv.console import say, say_error
@@ -49,6 +50,12 @@ class _LazyGroup(click.Group):
         module = importlib.import_module(f"dlenv.commands.{cmd_name}")
         command: click.Command = module.command
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """What may stand there, and what it does: the subcommands', whole and without importing them."""
+        known = sorted(COMMANDS.items())
+        names = [CompletionItem(name, help=about) for name, about in known if name.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -91,9 +98,10 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         language.check()
         if language.speaks_chinese():
-            from dlenv.helptext import Formatter
+            from dlenv import helptext
 
-            click.Context.formatter_class = Formatter
+            click.Context.formatter_class = helptext.Formatter
+            helptext.describe_completions()
         result = cli.main(args=list(args) if args is not None else None, prog_name="dlenv", standalone_mode=False)
     except click.ClickException as error:
         _show(error)

@@ -8,11 +8,12 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 
 import click
+from click.shell_completion import CompletionItem, FishComplete, ZshComplete, add_completion_class
 
 from dlenv.console import say, say_error
 from dlenv.language import catalog, translated
 
-__all__ = ["Formatter", "show"]
+__all__ = ["Formatter", "describe_completions", "show"]
 
 _NO_END = "（《“【"  # no line ends with these, and none begins with those
 _NO_START = "，。；：！？、）》”】"
@@ -59,6 +60,26 @@ def show(error: click.ClickException) -> None:
             say_error(line.removeprefix("Error: "))
         else:
             say(line)
+
+
+class _Zsh(ZshComplete):
+    def format_completion(self, item: CompletionItem[str]) -> str:
+        return super().format_completion(_in_chinese(item))
+
+
+class _Fish(FishComplete):
+    def format_completion(self, item: CompletionItem[str]) -> str:
+        return super().format_completion(_in_chinese(item))
+
+
+def describe_completions() -> None:
+    """Have shells that show what a completion means show it in Chinese; bash has no place for it."""
+    add_completion_class(_Zsh)
+    add_completion_class(_Fish)
+
+
+def _in_chinese(item: CompletionItem[str]) -> CompletionItem[str]:
+    return CompletionItem(item.value, item.type, item.help and _described(item.help))
 
 
 def _described(text: str) -> str:

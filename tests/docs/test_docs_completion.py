@@ -54,6 +54,23 @@ def test_bash_completes_by_these_lines() -> None:
     assert run("bash", "-c", script).stdout.strip() == "serve"
 
 
+@pytest.mark.parametrize(
+    ("language", "command", "option"),
+    [
+        (
+            "en",
+            "serve\tServe models over HTTP.",
+            "--python\tVersion of Python.  [default: what the course is proven with]",
+        ),
+        ("zh", "serve\t通过 HTTP 提供模型服务。", "--python\tPython 的版本。  [默认：课程验证过的版本]"),
+    ],
+)
+def test_what_a_completion_does_is_said_in_the_readers_language(language: str, command: str, option: str) -> None:
+    asked = {"_DLENV_COMPLETE": "fish_complete", "DLENV_LANG": language, "PYTHONUTF8": "1"}
+    assert f"plain,{command}" in run("dlenv", COMP_WORDS="dlenv s", COMP_CWORD="s", **asked).stdout.splitlines()
+    assert f"plain,{option}" in run("dlenv", COMP_WORDS="dlenv setup --", COMP_CWORD="--", **asked).stdout.splitlines()
+
+
 def test_options_models_architectures_and_checks_are_completed(tmp_path: Path) -> None:
     home = {"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path), "DLENV_REPOSITORY": ""}
     assert complete("dlenv serve --runt", **home) == ["--runtime"]
