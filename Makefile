@@ -49,9 +49,11 @@ test-docker: $(DEV)/.done
 test-chaos: $(DEV)/.done
 	TEST_CHAOS=1 $(BIN)/python -m pytest -s tests/chaos
 
+# And new cases for the other tests of properties, which always get the same ones otherwise.
 CASES ?= 1000000
 test-fuzz: $(DEV)/.done
 	TEST_FUZZ_CASES=$(CASES) $(BIN)/python -m pytest --timeout 7200 tests/fuzz
+	TEST_FUZZ_CASES=$(CASES) $(BIN)/python -m pytest -m hypothesis --ignore tests/fuzz
 
 MINUTES ?= 120
 soak: $(DEV)/.done

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 # A shell without job control starts what runs in the background with SIGINT ignored, and so would be every program
 # that a test starts and interrupts.
@@ -19,6 +20,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ["DLENV_ENGINE"] = "eager"
 # Whatever the system of whoever runs the tests speaks.
 os.environ["DLENV_LANG"] = "en"
+# Properties are tried with the same cases each time: a run is about the change at hand. `make test-fuzz` draws new ones.
+settings.register_profile("repeatable", derandomize="TEST_FUZZ_CASES" not in os.environ)
+settings.load_profile("repeatable")
 
 
 @pytest.hookimpl(optionalhook=True)

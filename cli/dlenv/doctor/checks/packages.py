@@ -221,7 +221,10 @@ def _by_design(facts: Facts, copies: tuple[Distribution, ...]) -> bool:
 
 
 def _inside(env: Path, location: str) -> bool:
-    return Path(location).resolve().is_relative_to(env.resolve())
+    try:
+        return Path(location).resolve().is_relative_to(env.resolve())
+    except ValueError:  # no file can have this name
+        return False
 
 
 def _away(facts: Facts, names: list[str]) -> str:
