@@ -20,7 +20,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ["DLENV_ENGINE"] = "eager"
 # Whatever the system of whoever runs the tests speaks.
 os.environ["DLENV_LANG"] = "en"
-# Properties are tried with the same cases each time: a run is about the change at hand. `make test-fuzz` draws new ones.
+# Properties are tried with the same cases each time: a run is about a change. `make test-fuzz` draws new ones.
 settings.register_profile("repeatable", derandomize="TEST_FUZZ_CASES" not in os.environ)
 settings.load_profile("repeatable")
 
