@@ -61,7 +61,7 @@ def main() -> None:
         f"`make bench-training`: {options.rounds} rounds in turn, {options.epochs} epochs each, of which the first",
         f"does not count; one thread; {psutil.cpu_count()} cores, {busy:.0f} % busy before. {versions}. The ratio is",
         "the median of the rounds' ratios. All train the same module with Adam on the 3,500 rows of mnist5k, 64 a",
-        "batch, and count loss and accuracy.",
+        "batch, and count loss and accuracy. dlenv asks PyTorch for its fused Adam, the others take its default one.",
         "",
         "| model | who | examples/s | of the bare loop's | accuracy on held-out rows |",
         "| --- | --- | ---: | ---: | ---: |",
