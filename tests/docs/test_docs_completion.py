@@ -79,6 +79,40 @@ def test_options_models_architectures_and_checks_are_completed(tmp_path: Path) -
     assert complete("dlenv train le", **home) == ["lenet"]
     assert complete("dlenv doctor --only torch.d", **home) == ["torch.driver"]
     assert complete("dlenv evaluate --repository /nowhere/at/all m", **home) == []
+    assert complete("dlenv train lenet --data mnist", **home) == ["mnist", "mnist5k", "mnist"]  # first a folder
+    assert complete("dlenv experiment run weight", **home) == ["weight-decay"]
+    assert complete("dlenv setup --mirror tu", **home) == ["tuna"]
+    assert complete("dlenv predict mnist-lenet sev", **home) == ["sev"]  # a file: the shell looks for it
+
+
+def test_names_that_are_completed_are_those_that_there_are() -> None:
+    from dlenv import completion
+    from dlenv_models import data, experiments
+
+    assert data.DATASETS == completion.DATASETS
+    assert experiments.NAMES == completion.EXPERIMENTS
+
+
+def test_fish_completes_files_and_shows_descriptions_whole(tmp_path: Path) -> None:
+    if not shutil.which("fish"):
+        pytest.skip("fish is not here: apt-get install fish")
+    (tmp_path / "seven.png").touch()
+    lines = (
+        'dlenv completion fish | source; complete -C "dlenv k"; cd $FOLDER; complete -C "dlenv predict mnist-lenet se"'
+    )
+    result = run("fish", "-c", lines, FOLDER=str(tmp_path), HOME=str(tmp_path))
+    assert result.stdout.splitlines() == ["keys\tMake, list and remove the API keys of a service.", "seven.png"]
+
+
+def test_bash_completes_files(tmp_path: Path) -> None:
+    (tmp_path / "seven.png").touch()
+    script = """
+        eval "$(dlenv completion bash)"
+        COMP_WORDS=(dlenv predict mnist-lenet se) COMP_CWORD=3
+        compopt() { echo "$@"; }
+        _dlenv_completion dlenv
+    """
+    assert run("bash", "-c", script).stdout.split() == ["-o", "default"]
 
 
 def test_models_are_completed_without_anything_heavy() -> None:

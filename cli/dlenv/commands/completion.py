@@ -14,7 +14,7 @@ SHELLS = ("bash", "zsh", "fish")
     epilog="""\b
 Examples, each once:
   dlenv completion bash >> ~/.bashrc
-  dlenv completion zsh >> ~/.zshrc
+  dlenv completion zsh >> ~/.zshrc            behind its line of compinit
   dlenv completion fish > ~/.config/fish/completions/dlenv.fish"""
 )
 @click.argument("shell", type=click.Choice(SHELLS))
@@ -31,4 +31,5 @@ def command(ctx: click.Context, shell: str) -> None:
         text = script.source()
     except RuntimeError as error:  # click asks bash for its version, where there is one
         raise DlenvError(f"{error}") from None
-    click.echo(text)
+    # click's own lines for fish take what a command does only as far as its first comma.
+    click.echo(text.replace('(string split "," $completion)', '(string split --max 1 -- "," $completion)'))

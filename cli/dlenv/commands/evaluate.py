@@ -26,6 +26,7 @@ Examples:
 @click.argument("model", metavar="NAME[/VERSION]", shell_complete=completion.models)
 @click.option(
     "--data",
+    shell_complete=completion.data,
     metavar="NAME|DIR",
     help="A dataset's held-out split, or every image in a folder of class folders. [default: the model's own dataset]",
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from dlenv import completion
 from dlenv.console import echo, needs, print_json, print_table, say
 from dlenv.errors import DlenvError, UsageError
 
@@ -34,7 +35,7 @@ def list_(as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME", shell_complete=completion.experiments)
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, help="Of data, weights and order. [default: 0]")
 @click.option(
     "--output",

@@ -107,6 +107,7 @@ Example, for weights of the book's LeNet, trained on pixels from 0 to 1 and save
 @click.option("--architecture", required=True, metavar="NAME", shell_complete=completion.architectures)
 @click.option(
     "--data",
+    shell_complete=completion.data,
     required=True,
     metavar="NAME|DIR",
     help="What it was trained for: gives the classes and the shape of a row; its held-out rows measure the model.",

@@ -30,7 +30,7 @@ Examples:
   echo '[[0.1, -0.4]]' | dlenv predict spiral-mlp -"""
 )
 @click.argument("model", metavar="NAME[/VERSION]", shell_complete=completion.models)
-@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, shell_complete=completion.files)
 @click.option("--url", help="Ask the service there, such as http://127.0.0.1:8000, instead of loading the model here.")
 @click.option(
     "--repository", type=click.Path(path_type=Path), help="Model repository. [default: $DLENV_REPOSITORY, or your own]"

@@ -32,7 +32,9 @@ def _option(name: str) -> click.Option:
         text = f"{text.removesuffix('.')} [default: {field.default}]."
     flag = f"--{name.replace('_', '-')}"
     if name == "models":
-        return click.Option([flag], multiple=True, metavar="NAME[/VERSION]...", help=text)
+        return click.Option(
+            [flag], multiple=True, metavar="NAME[/VERSION]...", shell_complete=completion.models, help=text
+        )
     if get_origin(kind) is tuple:
         return click.Option([flag], multiple=True, help=text)
     if get_origin(kind) is Literal:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 from click.core import ParameterSource
 
+from dlenv import completion
 from dlenv.console import confirm, print_json, say
 from dlenv.errors import UsageError
 from dlenv.interruption import unwinding
@@ -71,7 +72,12 @@ Examples:
     help="Add this part of dlenv.",
 )
 @click.option(
-    "--mirror", metavar="NAME", default="auto", show_default=True, help="auto, none, or a mirror of the catalog."
+    "--mirror",
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    shell_complete=completion.mirrors,
+    help="auto, none, or a mirror of the catalog.",
 )
 @click.option("--persist-mirror", is_flag=True, help="Before, write the mirror into your own uv and pip settings.")
 @click.option("--from", "record", type=click.Path(path_type=Path), help="Build what this dlenv-environment.json says.")

@@ -40,6 +40,7 @@ Examples:
 @click.argument("architecture", metavar="ARCHITECTURE", shell_complete=completion.architectures)
 @click.option(
     "--data",
+    shell_complete=completion.data,
     required=True,
     metavar="NAME|DIR",
     help="Dataset: spiral, digits, mnist5k, mnist, fashion-mnist, cifar10, or a folder with one folder of images "

@@ -33,7 +33,7 @@ Examples:
   dlenv tune --resume runs/tune-spiral-mlp"""
 )
 @click.argument("architecture", required=False, metavar="ARCHITECTURE", shell_complete=completion.architectures)
-@click.option("--data", metavar="NAME|DIR", help="Dataset, as for dlenv train.")
+@click.option("--data", metavar="NAME|DIR", shell_complete=completion.data, help="Dataset, as for dlenv train.")
 @click.option(
     "--vary",
     multiple=True,
