@@ -73,6 +73,7 @@ EXTRA = (
     "input should be a valid number, unable to parse string as a number",
     "input should be a valid boolean, unable to interpret input",
     *("string should have at least 1 character", "input is not a valid path for {type}"),
+    "environment variables",
     # systems
     *("No such file or directory", "Permission denied", "Is a directory", "Not a directory", "File exists"),
     *("No space left on device", "Read-only file system", "Connection refused", "Address already in use"),

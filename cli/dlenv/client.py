@@ -177,7 +177,7 @@ class Client:
 
     @staticmethod
     def _unreachable(address: str, why: str) -> Unreachable:
-        return Unreachable(f"{public(address)} can't be asked ({why}); is `dlenv serve` running there?")
+        return Unreachable(f"{public(address)} can't be asked ({why}); start `dlenv serve` there")
 
 
 def _pauses() -> Iterator[float]:

@@ -31,6 +31,7 @@ VARIABLES = {"address": "DLENV_RAY_ADDRESS", "published_address": "DLENV_ADDRESS
 LISTS = frozenset({"models", "cors_origin"})
 
 MIB = 1024 * 1024
+_VARIABLES = "environment variables"
 
 
 class Settings(pydantic.BaseModel):
@@ -228,8 +229,10 @@ def variable(name: str) -> str:
 
 
 def _unknown(key: str, source: str, known: Iterable[str]) -> UsageError:
-    close = difflib.get_close_matches(key, list(known), n=1)
-    hint = f"did you mean {close[0]}?" if close else "see `dlenv serve --help` for the settings"
+    # What all variables begin with makes none of them like another.
+    names = {name.removeprefix("DLENV_"): name for name in known}
+    close = difflib.get_close_matches(key.removeprefix("DLENV_"), list(names), n=1)
+    hint = f"did you mean {names[close[0]]}?" if close else "see `dlenv serve --help` for the settings"
     return UsageError(f"{source}: unknown setting {key!r}; {hint}")
 
 
@@ -238,9 +241,12 @@ def _from_file(path: Path) -> dict[str, Any]:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror}; give a YAML file that can be read") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise UsageError(f"--config {path}: not valid YAML ({where}{error.problem or error.context})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        detail = str(error).replace("\n", " ")
-        raise UsageError(f"--config {path}: not valid YAML ({detail})") from None
+        raise UsageError(f"--config {path}: not valid YAML ({' '.join(str(error).split())})") from None
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
@@ -258,7 +264,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         if not key.startswith("DLENV_") or key in ENVIRONMENT_ONLY:
             continue
         if key not in names:
-            raise _unknown(key, "environment", names)
+            raise _unknown(key, _VARIABLES, names)
         if value == "":  # compose files pass unset variables on as empty ones
             continue
         found[names[key]] = value.replace(",", " ").split() if names[key] in LISTS else value
@@ -294,7 +300,7 @@ def load_settings(
     """
     layers = [
         ("flag", dict(flags or {})),
-        ("environment", _from_environment(environ or {})),
+        (_VARIABLES, _from_environment(environ or {})),
         (str(config), _from_file(config) if config else {}),
     ]
     merged: dict[str, Any] = {}
@@ -312,7 +318,7 @@ def load_settings(
         if not error["loc"]:
             raise UsageError(str(error["msg"]).removeprefix("Value error, ")) from None
         key = str(error["loc"][0])
-        where = {"flag": f"--{key.replace('_', '-')}", "environment": variable(key)}.get(
+        where = {"flag": f"--{key.replace('_', '-')}", _VARIABLES: variable(key)}.get(
             source[key], f"{source[key]}: {key}"
         )
         raise UsageError(f"{where} {merged[key]!r}: {_clause(error['msg'])}") from None

@@ -141,7 +141,7 @@ def test_bad_files(run: Run, images: Path, tmp_path: Path) -> None:
         (
             (images / "one.png", "--url", "http://127.0.0.1:9", "--deadline", "0.2"),
             1,
-            "is `dlenv serve` running there?",
+            "start `dlenv serve` there",
         ),
         ((images / "one.png", "--url", "no address"), 1, "no address/predict/mnist-lenet can't be asked"),
     ):

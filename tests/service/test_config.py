@@ -60,7 +60,11 @@ def refusal(
 
 def test_an_unknown_key_is_refused_wherever_it_stands_with_the_nearest_one(tmp_path: Path) -> None:
     assert refusal({"max_bach": 1}) == "flag: unknown setting 'max_bach'; did you mean max_batch?"
-    assert refusal({}, {"DLENV_PROT": "1"}) == "environment: unknown setting 'DLENV_PROT'; did you mean DLENV_PORT?"
+    assert "see `dlenv serve --help`" in refusal({}, {"DLENV_NOSUCH": "1"})
+    assert (
+        refusal({}, {"DLENV_PROT": "1"})
+        == "environment variables: unknown setting 'DLENV_PROT'; did you mean DLENV_PORT?"
+    )
     path = tmp_path / "a.yaml"
     path.write_text("max-rows: 4\n")
     assert refusal({}, {}, path) == f"{path}: unknown setting 'max-rows'; did you mean max_rows?"
@@ -100,7 +104,7 @@ def test_values_that_cannot_be_used(environ: dict[str, str], words: list[str]) -
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"a: [", ["not valid YAML"]),
+        (b"port: 8000\nmodels: a: b", ["not valid YAML (line 2, column 10: mapping values are not allowed here)"]),
         (b"\xff\xfe\x00", ["not valid YAML"]),
         (b"- a\n", ["a mapping of settings", "list"]),
         (b"models: lenet\n", ["models", "'lenet'", "tuple"]),

@@ -129,8 +129,10 @@ def devices(facts: Facts) -> Verdict:
     machine = _machine(facts)
     if machine.jetson:
         return skip(_JETPACK)
-    if machine.os != "linux" or machine.wsl or not machine.gpus:
-        return skip("only Linux has device files for GPUs, where there are any")
+    if machine.os != "linux" or machine.wsl:
+        return skip("only Linux has device files for GPUs")
+    if not machine.gpus:
+        return skip("there is no NVIDIA GPU here")
     if "/dev/nvidia-uvm" in machine.nvidia_devices:
         return ok(f"{len(machine.nvidia_devices)} device files")
     if gpu.computed(facts):
