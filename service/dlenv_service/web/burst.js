@@ -156,7 +156,8 @@ function table(batches) {
       vary(cells[0], "--share", count / most).className = "filled";
       return make("tr", {}, make("th", { scope: "row" }, whole(size)), cells);
     });
-  return make("table", { class: "sizes" }, make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows));
+  const sizes = make("table", { class: "sizes" }, make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows));
+  return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": say("batches") }, sizes);
 }
 
 byId("burst").addEventListener("click", run);

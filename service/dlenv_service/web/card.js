@@ -96,7 +96,8 @@ function table() {
     });
     return make("tr", {}, make("th", { scope: "row" }, classes[was]), cells);
   });
-  return make("table", { class: "confusion" }, make("thead", {}, head), make("tbody", {}, body));
+  const matrix = make("table", { class: "confusion" }, make("thead", {}, head), make("tbody", {}, body));
+  return vary(matrix, "--classes", classes.length);
 }
 
 function worst() {
