@@ -18,6 +18,7 @@ from PIL import Image
 from serving import Running, publish, run_service
 from test_device import Doubles, a_device, held
 from test_fronts import run
+from test_improvement import engine_of, use
 
 from dlenv.cli import main
 from dlenv.client import Client
@@ -36,6 +37,7 @@ from dlenv_service.fronts.remote import RemoteHost
 from dlenv_service.fronts.wire import Done, Memory, Message, Model, Models, Rows, slot_bytes, slot_rows, write_answer
 from dlenv_service.inference import check_finite
 from dlenv_service.loading import signature_of, warm_engines
+from dlenv_service.onnx_export import Exporter
 from dlenv_service.statistics import Statistics
 from dlenv_service.tensors import Signature
 
@@ -124,6 +126,18 @@ def test_they_are_those_of_eager_pytorch(service: Running, models: Path, name: s
         assert [*plain] == OUTPUTS[:2]  # nothing changes for who does not ask
         np.testing.assert_allclose(given["probabilities"], plain["probabilities"], rtol=0, atol=1e-6)
         assert (given["label"] == plain["label"]).all()
+
+
+@pytest.mark.slow
+def test_they_are_the_same_from_onnx_runtime(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(tmp_path, monkeypatch)
+    Exporter().make(models, [Repository(models, shipped=None).load(name).manifest for name in ABLE])
+    with run_service(Settings(repository=models, models=(*ABLE,), device="cpu", engine="onnx")) as running:
+        for name in ABLE:
+            assert engine_of(running, name) == "onnxruntime"
+            rows = inputs(name, 5)
+            given = read(running.client.post(f"/v2/models/{name}/infer", json=question(rows, *OUTPUTS)))
+            np.testing.assert_allclose(given["reconstruction"], wanted(models, name, rows), rtol=0, atol=TOLERANCE)
 
 
 def test_alone_in_another_order_and_as_bytes_beside_json(service: Running, models: Path) -> None:
