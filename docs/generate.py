@@ -101,14 +101,20 @@ def _command(command: click.Command, context: click.Context, level: int) -> Iter
     ]
     yield from _table(("option", "what it does"), [(f"`{names}`", _plain(text)) for names, text in options])
     if command.epilog:
-        yield "```text"
-        yield from (line.removeprefix("  ") for line in command.epilog.splitlines()[2:])
+        yield "<!-- not run: tests/docs/test_docs_completion.py tests that each is understood -->"
+        yield "```sh"
+        yield from (_example(line) for line in command.epilog.splitlines()[2:])
         yield "```\n"
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             child = command.get_command(context, name)
             assert child is not None
             yield from _command(child, click.Context(child, info_name=name, parent=context), min(level + 1, 3))
+
+
+def _example(line: str) -> str:
+    """A line of ``--help``'s examples for a shell: what it says behind the command is a comment."""
+    return re.sub(r"(?<=\S)( {2,})(?=\S)", r"\1# ", line.removeprefix("  "))
 
 
 # Settings

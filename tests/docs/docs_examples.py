@@ -103,6 +103,11 @@ def commands(block: Block) -> list[Command]:
     return found
 
 
+def hidden(block: Block) -> str | None:
+    """The first line of a block that somebody would type: into a shell, or into a notebook's cell."""
+    return next((line for line in block.text.splitlines() if line.startswith(("!", "%", "$ ", "dlenv "))), None)
+
+
 class Ports:
     """Free ports of this machine in place of those that the documentation names, the same each time."""
 

@@ -8,11 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import psutil
 import pytest
-from docs_examples import COMMANDS, RUN, SHOWN, Ports, blocks, commands, missing, outputs, sandbox, script
+from docs_examples import COMMANDS, RUN, SHOWN, Ports, blocks, commands, hidden, missing, outputs, sandbox, script
+
+import dlenv.cli
 
 ROOT = Path(__file__).parents[2]
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
@@ -39,6 +43,8 @@ def test_each_block_says_what_it_is_and_why_it_is_not_run(path: Path) -> None:
             assert len(block.mark) > len("not run: ..."), f"{block}: say why it is not run"
         if block.language == "console":
             assert commands(block), f"{block}: no line begins with $"
+        if block.language == "text":
+            assert not hidden(block), f"{block}: {hidden(block)} is typed: make it sh or console"
 
 
 def test_the_chinese_readme_has_the_same_examples() -> None:
@@ -49,6 +55,28 @@ def test_the_chinese_readme_has_the_same_examples() -> None:
         return [re.sub(r" *#.*", "", text).replace("--course zh", "--course en") for text in texts]
 
     assert examples(CHINESE) == examples(ENGLISH)
+
+
+def leaves(group: click.Group, *before: str) -> Iterator[str]:
+    """Each command of a group, with those that it has itself in its place."""
+    for name in group.list_commands(click.Context(group)):
+        child = group.get_command(click.Context(group), name)
+        assert child is not None
+        if isinstance(child, click.Group):
+            yield from leaves(child, *before, name)
+        else:
+            yield " ".join((*before, name))
+
+
+def test_the_reference_shows_what_each_command_prints() -> None:
+    page = blocks(ROOT / "docs" / "reference" / "output.md")
+    shown = [
+        command.text for block in page if block.language == "console" for command in commands(block) if command.shown
+    ]
+    names = list(leaves(dlenv.cli.cli, "dlenv"))
+    assert {name.split()[1] for name in names} == set(dlenv.cli.COMMANDS)
+    without = [name for name in names if not any(re.search(rf"(?:^|\| ){name}\b", text) for text in shown)]
+    assert not without, f"docs/reference/output.md has no output of {without}"
 
 
 def processes_of(session: int) -> list[psutil.Process]:
@@ -125,3 +153,10 @@ def test_an_example_that_does_not_do_what_it_shows_is_found(tmp_path: Path) -> N
     result = subprocess.run(["bash", "-c", text], capture_output=True, text=True, check=False)
     assert [code for _, code in outputs(result.stdout)] == [0, 1, 1]
     assert len(expected) == 3
+
+
+@pytest.mark.parametrize("line", ["!dlenv setup", "$ ls", "dlenv doctor", "%pip install x"])
+def test_a_command_that_hides_in_a_text_is_found(tmp_path: Path, line: str) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"```text\nUsage: dlenv setup\n  dlenv is light\n```\n\n```text\nwords\n{line}\n```\n")
+    assert [hidden(block) for block in blocks(page)] == [None, line]
