@@ -63,6 +63,12 @@ def test_both_languages_say_the_same_things() -> None:
     assert len(words("en")) > 100
 
 
+def test_chinese_has_a_blank_beside_latin_words_and_numbers() -> None:
+    """What is filled in is a number, a unit or a name, so it takes one as well."""
+    said = re.findall(r'"(.*)"', text("words.zh.js"))
+    assert [each for each in said if re.search(r"[\u4e00-\u9fff][\w{]|[\w}%][\u4e00-\u9fff]", each, re.ASCII)] == []
+
+
 def test_every_word_that_is_asked_for_is_there_and_every_one_is_used() -> None:
     html = text("index.html")
     scripts = "".join(text(name) for name in FILES if name.endswith(".js") and not name.startswith("words."))
