@@ -16,7 +16,11 @@ ROOT = Path(__file__).parents[2]
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
 
 
-def test_the_machine_with_an_old_gpu_gets_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("readme", "language"), [*zip(READMES, ("en", "zh"), strict=True)])
+def test_the_machine_with_an_old_gpu_gets_what_is_shown(
+    readme: Path, language: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DLENV_LANG", language)
     gpu = Gpu(index=0, name=machines.NAMES["6.1"], compute_capability="6.1", memory_mib=11264)
     system = "Debian GNU/Linux 12 (bookworm)"
     machine = machines.machine(
@@ -24,7 +28,7 @@ def test_the_machine_with_an_old_gpu_gets_what_is_shown(capsys: pytest.CaptureFi
     )
     show.plan(machine, machines.make(machine, course="zh"), Path(".venv"))
     printed = "".join(capsys.readouterr()).splitlines()
-    example = next(block for block in blocks(READMES[0]) if "GTX 1080 Ti" in block.text)
+    example = next(block for block in blocks(readme) if "GTX 1080 Ti" in block.text)
     _, *lines, more = example.text.splitlines()
     assert more.strip() == "..."
     assert printed[: len(lines)] == lines
