@@ -3,13 +3,16 @@
 What is drawn is what it prints where it is run: run it in a folder and a home that may be seen.
 """
 
+import html
 import io
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+from rich.cells import cell_len
 from rich.console import CONSOLE_SVG_FORMAT, Console
 from rich.text import Text
 
@@ -32,6 +35,16 @@ def printed(command: list[str]) -> str:
     return output.decode().replace("\r\n", "\n").rstrip()
 
 
+def widened(svg: str) -> str:
+    """With room for Chinese: rich gives each character the width of one column, where these take two."""
+
+    def widen(found: re.Match[str]) -> str:
+        text = html.unescape(found[3])
+        return f"{found[1]}{float(found[2]) * cell_len(text) / len(text):g}{found[0][found.end(2) - found.start() :]}"
+
+    return re.sub(r'(<text [^>]*textLength=")([\d.]+)"[^>]*>([^<]+)</text>', widen, svg)
+
+
 def main(path: Path, *command: str) -> None:
     """Run the command and write the picture."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
@@ -40,7 +53,8 @@ def main(path: Path, *command: str) -> None:
     # Without rich's fonts from elsewhere, so that nothing is loaded where the picture is shown.
     start, end = CONSOLE_SVG_FORMAT.index("@font-face"), CONSOLE_SVG_FORMAT.index(".{unique_id}-matrix")
     plain = CONSOLE_SVG_FORMAT[:start] + CONSOLE_SVG_FORMAT[end:]
-    path.write_text(console.export_svg(title=path.stem, code_format=plain, unique_id=path.stem), encoding="utf-8")
+    picture = console.export_svg(title=command[1], code_format=plain, unique_id=path.stem)
+    path.write_text(widened(picture), encoding="utf-8")
 
 
 if __name__ == "__main__":
