@@ -49,7 +49,7 @@ def test_a_container_that_is_killed_comes_back(project: Project, capsys: pytest.
     with load(container.address, 8000) as clients:
         clients.wait(500)
         began = time.monotonic()
-        assert container.python(KILL).stdout.strip()
+        container.python(KILL, check=False)  # the container may end before it does
         while container.facts["RestartCount"] == restarts:
             assert time.monotonic() - began < BACK_S
             time.sleep(0.1)
