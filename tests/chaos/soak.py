@@ -41,6 +41,7 @@ from dlenv_models.repository import Repository
 CLIENTS = 6
 SAMPLES = 120
 RELOAD_S = 5.0
+STOPPED_S = 300  # it may run with the lowest priority beside other work
 SETTLED = 0.25  # of the time, after which caches and allocators have what they keep
 # What may be more at the end than after that time: an allocator's noise, connections that just come and go.
 ROOM = {"memory, MiB": 24.0, "descriptors": 2.0 * CLIENTS, "threads": 2.0}
@@ -192,7 +193,11 @@ def main() -> int:
             for thread in threads:
                 thread.join()
             process.send_signal(signal.SIGTERM)
-            code = process.wait(60)
+            try:
+                code = process.wait(STOPPED_S)
+            except subprocess.TimeoutExpired:  # told below, with the figures of hours
+                process.kill()
+                code = process.wait()
     requests = sum(soak.seen.values())
     print(f"{requests:,} requests in {options.minutes:g} minutes, {options.fronts} fronts: {dict(soak.seen)}")
     print(f"problems: {len(soak.problems)} {soak.problems[:5]}; exit code {code}\n")
