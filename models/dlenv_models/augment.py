@@ -27,6 +27,8 @@ def affine(images: torch.Tensor, random: torch.Generator, share: tuple[int, int,
     """
     first, step, total = share
     amounts = torch.rand(6, total or len(images), generator=random)[:, first::step] * 2 - 1
+    if not len(images):  # drawn for all the same, so that the next batch is, too; a grid of none can't be had
+        return images
     angle, shear = amounts[0] * ROTATION, amounts[1] * SHEAR
     width, height = 1 + amounts[2] * SCALE, 1 + amounts[3] * SCALE
     cos, sin = angle.cos(), angle.sin()

@@ -12,6 +12,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from dlenv.errors import UsageError
 from dlenv_models.data import Dataset, Split
+from dlenv_models.data.dataset import stratified
 from dlenv_models.evaluation import measure
 from dlenv_models.options import Options
 from dlenv_models.training import Epoch, Step, train
@@ -57,11 +58,22 @@ def cross_validate(
     on_step: Callable[[Step], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> Iterator[Fold]:
-    """Train ``count`` models, each without one part of the data, and measure each on the part that it lacks."""
+    """Train ``count`` models, each without one part of the data, and measure each on the part that it lacks.
+
+    With ``patience`` a tenth of a fold's training rows says when to stop, so that the part that measures a model never
+    chose its weights.
+    """
     for number, part in enumerate(folds(dataset, count), 1):
-        trained = train(name, part, options, arguments, on_step, on_epoch)
+        trained = train(name, _apart(part, options), options, arguments, on_step, on_epoch)
         held = measure(trained.module, trained.preprocessing, part.validation, len(part.classes))
         yield Fold(number, len(part.validation), held.test_accuracy, held.test_loss, trained.seconds)
+
+
+def _apart(part: Dataset, options: Options) -> Dataset:
+    if not options.patience:
+        return part
+    kept, taken = stratified(part.train.labels, 0.1, options.seed)
+    return replace(part, train=part.train.take(kept), validation=part.train.take(taken))
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:

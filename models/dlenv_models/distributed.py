@@ -25,14 +25,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dlenv.errors import DataError, UsageError
+from dlenv.errors import DataError, DlenvError, UsageError
 from dlenv_models import training
+from dlenv_models.architectures import smallest_batch
 from dlenv_models.data import Dataset
 from dlenv_models.options import Options
-from dlenv_models.own_ray import ray_for
+from dlenv_models.own_ray import ray_for, room
+from dlenv_models.pretraining import Pretrained
 from dlenv_models.training import Epoch, Group, Progress, Trained
 
-__all__ = ["train"]
+__all__ = ["check", "train"]
 
 EVERY_S = 5.0  # seconds from one checkpoint to the next: for each all processes wait
 MOST_FAILURES = 3  # of the processes, until it is given up
@@ -58,15 +60,11 @@ def train(
 
     Raises ``UsageError`` for an option that can't be used, ``DlenvError`` where Ray can't be had or gives up.
     """
-    if not 2 <= workers <= options.batch_size:
-        raise UsageError(f"workers: {workers} is not between 2 and the batch size, {options.batch_size}")
-    training.check(name, options, dataset)
-    with torch.random.fork_rng([]):  # all that can be wrong is found before any process is started
-        training.build(name, dataset, options, arguments)
-    gpu = options.device.startswith("cuda")
+    check(name, dataset, options, arguments, workers)
+    gpu = options.device == "cuda"
     begin = time.perf_counter()
     with (
-        ray_for("train", cpus=workers * threads + 1, address=address),
+        ray_for("train", cpus=workers * threads + 1, address=address, processes=workers),
         tempfile.TemporaryDirectory(prefix="dlenv-train-") as scratch,
     ):
         import ray
@@ -74,9 +72,10 @@ def train(
         from ray.train.torch import TorchConfig, TorchTrainer
         from ray.util.queue import Queue
 
+        room(cpus=workers * threads, gpus=workers if gpu else 0)
         epochs: Queue = Queue(actor_options={"num_cpus": 0})
-        listening = threading.Thread(target=_listen, args=(epochs, on_epoch), daemon=True)
-        listening.start()
+        listener = _Listener(epochs, on_epoch)
+        listener.start()
         config = {
             "name": name,
             "dataset": ray.put(dataset),
@@ -107,18 +106,50 @@ def train(
             raise DataError(f"training failed: {_reason(error)}") from None
         finally:
             epochs.put(None)
-            listening.join(10)
+            listener.join(10)
+        if listener.error:
+            raise DataError(listener.error)
         with result.checkpoint.as_directory() as folder:
             return _trained(Path(folder), name, dataset, options, arguments, time.perf_counter() - begin)
 
 
-def _listen(epochs: Any, on_epoch: Callable[[Epoch], None]) -> None:
-    """Tell of each epoch once; those after a checkpoint come again where a process died."""
-    last = 0
-    while (epoch := epochs.get()) is not None:
-        if epoch.epoch > last:
-            last = epoch.epoch
-            on_epoch(epoch)
+def check(name: str, dataset: Dataset, options: Options, arguments: Mapping[str, Any] | None, workers: int) -> None:
+    """Raise ``UsageError`` for what can't be shared out, before any process is started."""
+    if not 2 <= workers <= (most := min(options.batch_size, len(dataset.train))):
+        raise UsageError(f"workers: {workers} is not between 2 and the batch size, {most}")
+    if options.device not in ("cpu", "cuda"):
+        raise UsageError(
+            f"device: {options.device!r} can't be shared out; with --workers it is cpu, or cuda for a GPU each"
+        )
+    training.check(name, options, dataset)
+    with torch.random.fork_rng([]):
+        architecture, _, _ = training.build(name, dataset, options, arguments)
+    smallest = training.smallest_of_batches(len(dataset.train), options.batch_size)
+    if smallest // workers < (least := smallest_batch(name, architecture.arguments)) > 1:
+        raise UsageError(
+            f"workers: of a batch of {smallest} rows, {workers} processes have too few each for {name}, whose batch "
+            f"normalisation compares at least {least}; take fewer workers or another batch size"
+        )
+
+
+class _Listener(threading.Thread):
+    """Tells of each epoch once: those after a checkpoint come again where a process died. Keeps what went wrong."""
+
+    def __init__(self, told: Any, on_epoch: Callable[[Epoch], None]) -> None:
+        super().__init__(daemon=True)
+        self._told = told
+        self._on_epoch = on_epoch
+        self.error = ""
+
+    def run(self) -> None:
+        """Until there is None."""
+        last = 0
+        while (each := self._told.get()) is not None:
+            if isinstance(each, str):
+                self.error = each
+            elif each.epoch > last:
+                last = each.epoch
+                self._on_epoch(each)
 
 
 def _work(config: Mapping[str, Any]) -> None:
@@ -126,13 +157,12 @@ def _work(config: Mapping[str, Any]) -> None:
     import ray
 
     torch.set_num_threads(config["threads"])
-    training.train(
-        config["name"],
-        ray.get(config["dataset"]),
-        config["options"],
-        config["arguments"],
-        group=_Workers(config["epochs"]),
-    )
+    group = _Workers(config["epochs"])
+    try:
+        training.train(config["name"], ray.get(config["dataset"]), config["options"], config["arguments"], group=group)
+    except DlenvError as error:  # in all of them alike, and again if Ray started them again
+        if not group.rank:
+            config["epochs"].put(str(error))
 
 
 class _Workers(Group):
@@ -145,7 +175,8 @@ class _Workers(Group):
         self._saved = time.monotonic()
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        return nn.parallel.DistributedDataParallel(module)
+        # A decoder, and what a Boltzmann machine needs for the way back, have no part in the logits.
+        return nn.parallel.DistributedDataParallel(module, find_unused_parameters=isinstance(module, Pretrained))
 
     def sums(self, *numbers: float) -> tuple[float, ...]:
         device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
@@ -167,7 +198,7 @@ class _Workers(Group):
             self._epochs.put(progress.history[-1])
         # All have to report together, so the first process decides for all.
         due = last or time.monotonic() - self._saved > EVERY_S
-        if not self.sums(float(due and not self.rank))[0]:
+        if not self.of_first(float(due))[0]:
             return
         self._saved = time.monotonic()
         if self.rank:

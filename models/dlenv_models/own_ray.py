@@ -7,17 +7,22 @@ import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
 
 from dlenv.errors import DlenvError, UsageError
+from dlenv.machine import system
 
-__all__ = ["ray_for", "reach"]
+__all__ = ["fitting", "ray_for", "reach", "room"]
 
 REACH_TIMEOUT_S = 5.0  # for a cluster's head to take a connection
+PROCESS_MIB = 500  # of a process of Ray that has PyTorch and trains something small; measured with 2.15 on Linux
 
 
 @contextmanager
-def ray_for(what: str, *, cpus: int, address: str | None = None) -> Iterator[None]:
-    """Be connected to a Ray with ``cpus`` of its own, or to the cluster at ``address``.
+def ray_for(what: str, *, cpus: int, address: str | None = None, processes: int = 1) -> Iterator[None]:
+    """Be connected to a Ray with ``cpus`` of its own for so many ``processes``, or to the cluster at ``address``.
 
     Ray's agents take jobs from whoever reaches them, so its own processes listen on loopback and want a token of this
     run; what each variable does stands in ``dlenv_service/arrangement.py``.
@@ -26,6 +31,11 @@ def ray_for(what: str, *, cpus: int, address: str | None = None) -> Iterator[Non
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is None:
+        if processes > (most := fitting()):
+            raise DlenvError(
+                f"{processes} processes at once take about {processes * PROCESS_MIB / 1024:,.0f} GiB of memory, and "
+                f"this machine has room for {most}; take fewer"
+            )
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
@@ -45,6 +55,22 @@ def ray_for(what: str, *, cpus: int, address: str | None = None) -> Iterator[Non
         yield
     finally:
         ray.shutdown()
+
+
+def fitting() -> int:
+    """How many processes that train fit into the memory that is free now; at least 1."""
+    free = psutil.virtual_memory().available // 2**20
+    return max(1, min(free, system.memory_mib(Path("/"))) // PROCESS_MIB)
+
+
+def room(*, cpus: int, gpus: int) -> None:
+    """Raise ``DlenvError`` where the Ray that is connected has fewer; it would wait for them without an end."""
+    import ray
+
+    has = ray.cluster_resources()
+    for name, wanted in (("GPU", gpus), ("CPU", cpus)):
+        if wanted > has.get(name, 0):
+            raise DlenvError(f"this takes {wanted} {name}s, and Ray has {has.get(name, 0):g}; take fewer workers")
 
 
 def reach(address: str) -> None:

@@ -106,6 +106,10 @@ class Group:
         """Each number, added over all processes."""
         return numbers
 
+    def of_first(self, *numbers: float) -> tuple[float, ...]:
+        """Each number as the first process has it, so that all decide alike."""
+        return self.sums(*(0.0 if self.rank else number for number in numbers))
+
     def begin(self, progress: Progress) -> None:
         """Go on where a process that died was."""
 
@@ -237,8 +241,8 @@ def _fit(
             total_loss += loss.item() * len(rows)
             right += int((logits.argmax(dim=1) == labels[rows]).sum())
             seen += len(rows)
-            if not math.isfinite(total_loss):
-                raise DataError(f"the loss stopped being a number in epoch {epoch}; try a lower --lr, or --clip 1")
+            if group.size == 1:  # several find out together, or some would wait for the one that gives up
+                _check_loss(total_loss, epoch)
             on_step(
                 Step(
                     epoch,
@@ -249,14 +253,17 @@ def _fit(
                 )
             )
         total_loss, all_right, seen_by_all = group.sums(total_loss, right, seen)
+        _check_loss(total_loss, epoch)
         rate = seen_by_all / (time.perf_counter() - begin)
         norms = gradients.norms(module)
         held = measure(module, preprocessing, dataset.validation, len(dataset.classes), device)
-        means = (total_loss / seen_by_all, all_right / seen_by_all, held.test_loss, held.test_accuracy)
+        # Batch normalisation's running means are each process's own; those of the first are kept.
+        loss_held, right_held = group.of_first(held.test_loss, held.test_accuracy)
+        means = (total_loss / seen_by_all, all_right / seen_by_all, loss_held, right_held)
         at.history.append(Epoch(epoch, *means, rate, norms))
         on_epoch(at.history[-1])
-        if options.patience and held.test_loss < at.best_loss:
-            at.best, at.best_loss, at.best_epoch = copy.deepcopy(module.state_dict()), held.test_loss, epoch
+        if options.patience and loss_held < at.best_loss:
+            at.best, at.best_loss, at.best_epoch = copy.deepcopy(module.state_dict()), loss_held, epoch
         hopeless = bool(options.patience) and epoch - at.best_epoch >= options.patience
         group.end(at, last=hopeless or epoch == options.epochs)
         if hopeless:
@@ -264,6 +271,16 @@ def _fit(
     if options.patience:
         module.load_state_dict(at.best)
     return at.history
+
+
+def _check_loss(total: float, epoch: int) -> None:
+    if not math.isfinite(total):
+        raise DataError(f"the loss stopped being a number in epoch {epoch}; try a lower --lr, or --clip 1")
+
+
+def smallest_of_batches(rows: int, size: int) -> int:
+    """How many rows the smallest batch of an epoch has."""
+    return min(map(len, _batches(torch.arange(rows), size)))
 
 
 def _batches(order: torch.Tensor, size: int) -> list[torch.Tensor]:

@@ -7,7 +7,8 @@ import socket
 import pytest
 
 from dlenv.errors import DlenvError, UsageError
-from dlenv_models.own_ray import ray_for
+from dlenv_models import own_ray
+from dlenv_models.own_ray import ray_for, room
 
 
 def test_where_nothing_answers_that_is_said_at_once() -> None:
@@ -23,3 +24,25 @@ def test_what_is_no_address_is_refused(address: str) -> None:
     words = "is not HOST:PORT of a Ray cluster's head, nor auto"
     with pytest.raises(UsageError, match=words), ray_for("train", cpus=1, address=address):
         pass
+
+
+def test_more_processes_than_there_is_memory_for_are_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_ray, "fitting", lambda: 3)
+    with (
+        pytest.raises(
+            DlenvError, match="4 processes at once take about 2 GiB of memory, and this machine has room for 3"
+        ),
+        ray_for("train", cpus=4, processes=4),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(("cpus", "gpus", "reason"), [(4, 0, "4 CPUs, and Ray has 3"), (2, 2, "2 GPUs, and Ray has 0")])
+def test_what_ray_would_wait_for_without_an_end(
+    monkeypatch: pytest.MonkeyPatch, cpus: int, gpus: int, reason: str
+) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 3.0, "memory": 1e9})
+    with pytest.raises(DlenvError, match=f"this takes {reason}; take fewer workers"):
+        room(cpus=cpus, gpus=gpus)
+    room(cpus=3, gpus=0)

@@ -217,6 +217,32 @@ def test_cross_validation_tells_good_options_from_bad_ones(digits: Dataset) -> N
     assert means[0.01] > means[0.00001] + 0.3
 
 
+def test_what_measures_a_fold_never_chooses_its_weights(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With early stopping, rows that pick the best epoch would flatter it."""
+    from dlenv_models import crossvalidation
+
+    seen: list[Dataset] = []
+
+    def spy(name: str, part: Dataset, *more: Any) -> Trained:
+        seen.append(part)
+        return train(name, part, *more)
+
+    monkeypatch.setattr(crossvalidation, "train", spy)
+    for patience in (0, 1):
+        list(cross_validate("linear", digits, replace(QUICK, patience=patience), 3))
+    whole, stopping = seen[:3], seen[3:]
+    for part, apart in zip(whole, stopping, strict=True):
+        measured, chosen_by = (
+            {tuple(image.flatten().tolist()) for image in each.validation.inputs} for each in (part, apart)
+        )
+        assert chosen_by
+        assert not measured & chosen_by
+        assert len(apart.train) + len(apart.validation) == len(part.train)
+        # What is known of the pixels comes from the rows that are trained on, alone.
+        pixels = apart.train.inputs.double() / 255
+        assert apart.preprocessing.mean == pytest.approx((float(pixels.mean()),), abs=1e-4)
+
+
 def test_mean_and_deviation_of_the_sample() -> None:
     assert mean_and_deviation([1.0, 2.0, 4.0]) == pytest.approx((7 / 3, math.sqrt(7 / 3)))
 
