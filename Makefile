@@ -1,4 +1,4 @@
-# make serve   let dlenv set up .venv for this machine, and serve the shipped models at http://127.0.0.1:8000
+# make serve   let dlenv set up .venv-serve for this machine, and serve the shipped models at http://127.0.0.1:8000
 # make test    set up everything in .venv-dev, and run all tests
 #
 # make test-fast   the tests that need no Ray, build no environment and train nothing for long
@@ -22,6 +22,8 @@
 PYTHON    ?= python3
 # dlenv without PyTorch: what sets up the other environments.
 BOOTSTRAP ?= .venv-bootstrap
+# Not .venv: `dlenv setup` keeps an environment for the course there, which `make serve` must not make another of.
+SERVE     ?= .venv-serve
 DEV       ?= .venv-dev
 AUDIT     ?= .venv-audit
 # Tests that run at once. Many of them wait most of the time.
@@ -34,8 +36,8 @@ export RAY_USAGE_STATS_ENABLED := 0
 .PHONY: serve test test-fast test-docker test-chaos test-fuzz soak overload lint bench bench-replicas bench-training docs reference messages licences audit sbom lock clean
 
 serve: $(BOOTSTRAP)/.done
-	$(BOOTSTRAP)/bin/dlenv setup --env .venv --course none --with serve --yes
-	exec .venv/bin/dlenv serve
+	$(BOOTSTRAP)/bin/dlenv setup --env $(SERVE) --course none --with serve --yes
+	exec $(SERVE)/bin/dlenv serve
 
 test: $(DEV)/.done
 	$(BIN)/python -m pytest --numprocesses $(WORKERS)

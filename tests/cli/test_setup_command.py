@@ -183,6 +183,10 @@ def test_what_an_environment_was_asked_for_holds(run: Run, tmp_path: Path) -> No
     ]
     assert (other["course"]["edition"], other["extras"], other["python"]) == ("zh", ["serve"], "3.12")
     assert other["torch"]["version"] != "2.14.1"
+    for words, parts in (["train"], ["serve", "train"]), (["none"], []), (["none", "otel"], ["otel"]):
+        options = [option for word in words for option in ("--with", word)]
+        more = json.loads(run("setup", "--dry-run", "--json", "--env", env, *options).stdout)["plan"]
+        assert more["extras"] == parts
 
 
 def test_what_becomes_of_an_environment_that_is_there_is_said_before(run: Run) -> None:

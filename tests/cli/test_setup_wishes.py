@@ -67,9 +67,13 @@ def test_what_a_record_says_too_is_no_contradiction(run: Run, tmp_path: Path) ->
     record = written()
     words = ["--torch", record.torch.torch, "--python", record.plan.python, "--build", record.torch.build]
     words += ["--manager", "uv", "--course", "none", "--gpu", "none"]
-    result = run("setup", "--dry-run", "--json", "--from", theirs(tmp_path), *words)
+    file = theirs(tmp_path)
+    result = run("setup", "--dry-run", "--json", "--from", file, *words)
     assert result.code == 0, result.stderr
     assert json.loads(result.stdout)["plan"]["torch"]["version"] == record.torch.torch
+    assert run("setup", "--dry-run", "--from", file, "--with", "none").code == 0
+    all_of_them = theirs(tmp_path / "more", extras=["serve", "train"])
+    assert run("setup", "--dry-run", "--from", all_of_them, "--with", "all").code == 0
 
 
 def test_the_gpus_of_this_machine_are_named_beside_a_record(run: Run, tmp_path: Path, with_gpus: Gpus) -> None:

@@ -67,9 +67,10 @@ Examples:
 @click.option(
     "--with",
     "extras",
-    type=click.Choice(["serve", "train", "otel", "all"]),
+    type=click.Choice(["serve", "train", "otel", "all", "none"]),
     multiple=True,
-    help="Add this part of dlenv.",
+    callback=lambda _context, _option, words: tuple(sorted({p for word in words for p in _PARTS.get(word, (word,))})),
+    help="Add this part of dlenv to what the environment has; none: take out what is not named.",
 )
 @click.option(
     "--mirror",
@@ -168,11 +169,13 @@ def _options(given: dict[str, Any]) -> Any:
         gpus=_gpus(given["gpus"]),
         strict_cuda=given["strict_cuda"],
         course=None if course == "none" else cast("Any", course),
-        extras=tuple(sorted({part for extra in given["extras"] for part in _PARTS.get(extra, (extra,))})),
+        extras=tuple(part for part in given["extras"] if part != "none"),
     )
     if (old := Home(given["env"]).record()) and not given["download"]:
         # What the environment was asked for holds, until another wish is named.
         kept = {field: getattr(old.request, field) for field in request.__struct_fields__ if not _is_given(field)}
+        if "none" not in given["extras"]:
+            kept["extras"] = tuple(sorted({*old.request.extras, *request.extras}))
         request = msgspec.structs.replace(request, **kept)
     record = _record(given)
     return Options(

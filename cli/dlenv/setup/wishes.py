@@ -20,7 +20,7 @@ def contradiction(record: Record, given: Mapping[str, Any]) -> tuple[str, str] |
         "torch": [record.torch.torch],
         "build": [record.torch.build],
         "course": [plan.course.edition if plan.course else "none"],
-        "extras": plan.extras,
+        "extras": plan.extras or ["none"],
     }
     for name, values in has.items():
         value = given[name]
