@@ -122,8 +122,7 @@ def check(name: str, dataset: Dataset, options: Options, arguments: Mapping[str,
             f"device: {options.device!r} can't be shared out; with --workers it is cpu, or cuda for a GPU each"
         )
     training.check(name, options, dataset)
-    with torch.random.fork_rng([]):
-        architecture, _, _ = training.build(name, dataset, options, arguments)
+    architecture = training.describe(name, dataset, options, arguments)
     smallest = training.smallest_of_batches(len(dataset.train), options.batch_size)
     if smallest // workers < (least := smallest_batch(name, architecture.arguments)) > 1:
         raise UsageError(

@@ -11,11 +11,11 @@ from dlenv.errors import UsageError
 from dlenv_models.architectures import ARCHITECTURES, complete
 from dlenv_models.data import Dataset
 from dlenv_models.manifest import Architecture
-from dlenv_models.options import recipe
-from dlenv_models.training import Epoch, Step, Trained, train
+from dlenv_models.options import Options, recipe
+from dlenv_models.training import Epoch, Step, Trained, check, describe, train
 from dlenv_models.zoo import Ensemble
 
-__all__ = ["members_of", "train_ensemble"]
+__all__ = ["members_of", "planned", "train_ensemble"]
 
 
 def members_of(names: Sequence[str], arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -27,6 +27,26 @@ def members_of(names: Sequence[str], arguments: Mapping[str, Any]) -> list[dict[
     if unknown := sorted(arguments.keys() - set(chain.from_iterable(takes.values()))):
         raise UsageError(f"{unknown[0]}: none of {', '.join(names)} takes such an argument")
     return [{"name": name, "arguments": {k: v for k, v in arguments.items() if k in takes[name]}} for name in names]
+
+
+def planned(
+    names: Sequence[str], dataset: Dataset, options: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> list[tuple[dict[str, Any], Options]]:
+    """Each member, and how it is trained, but for its seed.
+
+    Raises ``UsageError`` for an option or argument that can't be used, before any time goes into training.
+    """
+    wanted = members_of(names, arguments)
+    shape = {"input_shape": list(dataset.row_shape), "classes": len(dataset.classes)}
+    try:
+        complete("ensemble", {**shape, "members": wanted})
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    chosen = [replace(recipe(member["name"], dataset), **options) for member in wanted]
+    for member, each in zip(wanted, chosen, strict=True):
+        check(member["name"], each, dataset)
+        describe(member["name"], dataset, each, member["arguments"])
+    return list(zip(wanted, chosen, strict=True))
 
 
 def train_ensemble(
@@ -46,15 +66,8 @@ def train_ensemble(
     Raises ``UsageError`` for an option or argument that can't be used.
     """
     shape: dict[str, Any] = {"input_shape": list(dataset.row_shape), "classes": len(dataset.classes)}
-    wanted = members_of(names, arguments)
-    try:  # before any time goes into training
-        complete("ensemble", {**shape, "members": wanted})
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-
     trained = []
-    for i, member in enumerate(wanted):
-        chosen = replace(recipe(member["name"], dataset), **options)
+    for i, (member, chosen) in enumerate(planned(names, dataset, options, arguments)):
         chosen = replace(chosen, seed=chosen.seed + i)
         trained.append(train(member["name"], dataset, chosen, member["arguments"], on_step, on_epoch))
     members = [

@@ -8,7 +8,6 @@ Trackers (:mod:`dlenv_models.trackers`) are told the same.
 from __future__ import annotations
 
 import itertools
-import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,8 +18,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import msgspec
+import psutil
 
 from dlenv.errors import DlenvError
+from dlenv.machine import system
 
 __all__ = [
     "Git",
@@ -62,6 +63,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     environment: dict[str, str]
     git: Git | None = None  # None: no repository, or no git
     state: State = "running"
+    process: str | None = None  # host, number and start of the process that keeps the record
     started: str
     ended: str | None = None
     epochs: int = 0
@@ -159,8 +161,9 @@ def record(
         architecture=architecture,
         data=data,
         parameters=dict(parameters),
-        environment=environment(),
-        git=git(Path.cwd()),
+        environment=environment(str(parameters.get("device", "cpu"))),
+        git=git(Path.cwd(), folder.parent),
+        process=_process(psutil.Process()),
         started=_now(),
     )
     return Recorder(folder, run, trackers, log)
@@ -190,12 +193,23 @@ def free(folder: Path) -> Path:
 
 
 def read(folder: Path) -> Run | None:
-    """The record in ``folder``; None where there is none, or none that this version understands."""
+    """The record in ``folder``; None where there is none, or none that this version understands.
+
+    Of a run without an end, the epochs until now count; one whose process was killed is told as interrupted.
+    """
     try:
         run = msgspec.json.decode((folder / RECORD).read_bytes(), type=Run)
     except (OSError, msgspec.MsgspecError):
         return None
-    return run if run.schema == 1 else None
+    if run.schema != 1:
+        return None
+    if run.state == "running":
+        epochs = metrics(folder)
+        last = {key: value for key, value in epochs[-1].items() if key != "epoch"} if epochs else {}
+        run = msgspec.structs.replace(run, epochs=len(epochs), result=last)
+        if _is_gone(run.process):
+            run = msgspec.structs.replace(run, state="interrupted", error="its process was killed")
+    return run
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
@@ -207,17 +221,49 @@ def metrics(folder: Path) -> list[dict[str, float]]:
     return msgspec.json.decode(b"[" + b",".join(lines) + b"]", type=list[dict[str, float]])
 
 
-def environment() -> dict[str, str]:
-    """What the numbers of a run depend on, beside its parameters."""
+def environment(device: str = "cpu") -> dict[str, str]:
+    """What the numbers of a run on ``device`` depend on, beside its parameters."""
     found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
-    found["cores"] = str(os.cpu_count())
+    found["cores"] = str(system.cpus(Path("/")))
+    if device.startswith("cuda"):
+        found |= _gpu(device)
     return found | dict(_versions(_PACKAGES))
 
 
-def git(folder: Path) -> Git | None:
-    """The state of the repository around ``folder``."""
+def git(folder: Path, records: Path | None = None) -> Git | None:
+    """The state of the repository around ``folder``; what lies in ``records`` is dlenv's own and changes nothing."""
     commit = _git(folder, "rev-parse", "HEAD")
-    return Git(commit=commit, changed=bool(_git(folder, "status", "--porcelain"))) if commit else None
+    if not commit:
+        return None
+    root = Path(_git(folder, "rev-parse", "--show-toplevel"))
+    but = []
+    if records is not None and records.resolve() != root and records.resolve().is_relative_to(root):
+        but = [f":(exclude,top,literal){records.resolve().relative_to(root).as_posix()}"]
+    return Git(commit=commit, changed=bool(_git(root, "status", "--porcelain", "--", ".", *but)))
+
+
+def _gpu(device: str) -> dict[str, str]:
+    import torch
+
+    try:
+        return {"gpu": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda)}
+    except (RuntimeError, AssertionError):  # it is in another machine, or nowhere
+        return {"cuda": str(torch.version.cuda)}
+
+
+def _process(process: psutil.Process) -> str:
+    return f"{platform.node()} {process.pid} {process.create_time():.0f}"
+
+
+def _is_gone(process: str | None) -> bool:
+    """Whether a process of this machine has ended; of another machine's nobody knows."""
+    host, number, _ = (process or " 0 ").rsplit(" ", 2)
+    if host != platform.node():
+        return False
+    try:
+        return _process(psutil.Process(int(number))) != process
+    except psutil.Error:
+        return True
 
 
 def _git(folder: Path, *words: str) -> str:

@@ -11,7 +11,7 @@ from dlenv.errors import DlenvError, MissingExtra, UsageError
 from dlenv_models._check import did_you_mean
 from dlenv_models.runs import Run, Tracker
 
-__all__ = ["KINDS", "tracker"]
+__all__ = ["KINDS", "check", "tracker"]
 
 KINDS = ("tensorboard", "mlflow")
 _MLFLOW_STATES = {"finished": "FINISHED", "stopped": "KILLED", "interrupted": "KILLED"}
@@ -31,18 +31,58 @@ def tracker(wanted: str, folder: Path, name: str, experiment: str, parameters: M
         return _TensorBoard(Path(place) / name if place else folder, parameters)
     if kind == "mlflow":
         return _MLflow(place or None, name, experiment, parameters)
-    raise UsageError(f"track: {kind!r} is not one of {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
+    raise _unknown(kind)
+
+
+def check(wanted: str, experiment: str) -> None:
+    """Raise what :func:`tracker` would, before there is anything to tell."""
+    kind, _, place = wanted.partition(":")
+    if kind == "tensorboard":
+        _summary_writer()
+    elif kind == "mlflow":
+        _mlflow(place or None, experiment)
+    else:
+        raise _unknown(kind)
+
+
+def _unknown(kind: str) -> UsageError:
+    return UsageError(f"track: {kind!r} is not one of {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
+
+
+def _summary_writer() -> Any:
+    try:
+        from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
+    except ModuleNotFoundError:
+        raise MissingExtra("TensorBoard's files need tensorboardX: pip install tensorboardX") from None
+    return SummaryWriter
+
+
+def _mlflow(uri: str | None, experiment: str) -> tuple[Any, str]:
+    """A client, and the experiment's identity, which is made where there is none."""
+    try:
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+    except ModuleNotFoundError:
+        raise MissingExtra("MLflow's records need mlflow: pip install mlflow-skinny, or mlflow") from None
+    # By itself it tries for four minutes to reach a server that is not there.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    try:
+        client = MlflowClient(uri)
+        known = client.get_experiment_by_name(experiment)
+        return client, known.experiment_id if known else client.create_experiment(experiment)
+    except (MlflowException, OSError) as error:
+        raise _no_run(uri, error) from None
+
+
+def _no_run(uri: str | None, error: Exception) -> DlenvError:
+    return DlenvError(f"MLflow at {uri or 'MLFLOW_TRACKING_URI'} takes no run: {error}")
 
 
 class _TensorBoard:
     """Event files that ``tensorboard --logdir`` shows."""
 
     def __init__(self, folder: Path, parameters: Mapping[str, Any]) -> None:
-        try:
-            from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
-        except ModuleNotFoundError:
-            raise MissingExtra("TensorBoard's files need tensorboardX: pip install tensorboardX") from None
-        self._writer = SummaryWriter(str(folder))
+        self._writer = _summary_writer()(str(folder))
         self._writer.add_text("parameters", "\n".join(f"- {key}: {value}" for key, value in parameters.items()))
 
     def epoch(self, number: int, figures: Mapping[str, float]) -> None:
@@ -59,22 +99,15 @@ class _MLflow:
     """A run of an experiment on an MLflow server, or in its folder or database."""
 
     def __init__(self, uri: str | None, name: str, experiment: str, parameters: Mapping[str, Any]) -> None:
+        self._client, identity = _mlflow(uri, experiment)
+        from mlflow.exceptions import MlflowException
+
         try:
-            from mlflow import MlflowClient
-            from mlflow.exceptions import MlflowException
-        except ModuleNotFoundError:
-            raise MissingExtra("MLflow's records need mlflow: pip install mlflow-skinny, or mlflow") from None
-        # By itself it tries for four minutes to reach a server that is not there.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        try:
-            self._client = MlflowClient(uri)
-            known = self._client.get_experiment_by_name(experiment)
-            identity = known.experiment_id if known else self._client.create_experiment(experiment)
             self._run = self._client.create_run(identity, run_name=name).info.run_id
             for key, value in parameters.items():
                 self._client.log_param(self._run, key, value)
         except (MlflowException, OSError) as error:
-            raise DlenvError(f"MLflow at {uri or 'MLFLOW_TRACKING_URI'} takes no run: {error}") from None
+            raise _no_run(uri, error) from None
 
     def epoch(self, number: int, figures: Mapping[str, float]) -> None:
         for key, value in figures.items():

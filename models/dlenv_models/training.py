@@ -165,6 +165,13 @@ def build(
     name: str, dataset: Dataset, options: Options, arguments: Mapping[str, Any] | None
 ) -> tuple[Architecture, Preprocessing, nn.Module]:
     """What is trained, before it is; raises ``UsageError`` for an option or argument that can't be used."""
+    architecture = describe(name, dataset, options, arguments)
+    preprocessing = dataset.pixels_to_one if ARCHITECTURES[name].pretrained else dataset.preprocessing
+    return architecture, preprocessing, zoo.build(name, **architecture.arguments)
+
+
+def describe(name: str, dataset: Dataset, options: Options, arguments: Mapping[str, Any] | None) -> Architecture:
+    """The architecture with all its arguments; raises ``UsageError`` for one that can't be used with these options."""
     shape = {"input_shape": list(dataset.row_shape), "classes": len(dataset.classes)}
     try:
         architecture = Architecture(
@@ -177,8 +184,7 @@ def build(
             f"batch_size: {options.batch_size} is too small for {name}, whose batch normalisation compares the rows "
             f"of a batch; take {least} or more"
         )
-    preprocessing = dataset.pixels_to_one if ARCHITECTURES[name].pretrained else dataset.preprocessing
-    return architecture, preprocessing, zoo.build(name, **architecture.arguments)
+    return architecture
 
 
 def story(options: Options) -> dict[str, Any]:

@@ -16,25 +16,25 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+from filelock import FileLock, Timeout
 
 from dlenv.errors import DlenvError, UsageError
-from dlenv_models import runs
-from dlenv_models.architectures import complete
+from dlenv_models import runs, training, trials
 from dlenv_models.data import Dataset
-from dlenv_models.options import Options, default_arguments
-from dlenv_models.options import check as options_check
-from dlenv_models.own_ray import ray_for
-from dlenv_models.runs import Recorder, Run
+from dlenv_models.options import Options
+from dlenv_models.own_ray import ray_for, room
+from dlenv_models.runs import Run
+from dlenv_models.trials import FIGURE, trial_folder
 
 __all__ = ["FIGURE", "Search", "Trial", "check", "go_on", "left", "trial_folder"]
 
 SEARCH = "tune.json"
-FIGURE = "validation_loss"  # what counts: accuracies of small validation splits are the same for many trials
 REDUCTION = 3  # ASHA's eta
 _EPOCH = "training_iteration"  # Ray's name for it
 DONE = ("finished", "stopped", "failed")
@@ -88,17 +88,8 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
 def check(architecture: str, dataset: Dataset, usual: Options, parameters: Mapping[str, Any]) -> None:
     """Raise ``UsageError`` naming what of a trial's parameters can't be used, before anything is trained."""
     options, arguments = split(parameters)
-    shape = {"input_shape": list(dataset.row_shape), "classes": len(dataset.classes)}
-    try:
-        complete(architecture, {**default_arguments(architecture, dataset), **arguments, **shape})
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    options_check(architecture, replace(usual, **options), dataset)
-
-
-def trial_folder(folder: Path, number: int) -> Path:
-    """Where the record of a trial is."""
-    return folder / f"trial-{number:03}"
+    training.check(architecture, replace(usual, **options), dataset)
+    training.describe(architecture, dataset, replace(usual, **options), arguments)
 
 
 def left(search: Search, folder: Path) -> list[Trial]:
@@ -115,17 +106,26 @@ def go_on(
     address: str | None = None,
     command: Callable[[Trial], str],
     on_end: Callable[[Trial, Run], None] = lambda _trial, _run: None,
+    track: Sequence[str] = (),
+    log: Callable[[str], None] = lambda _: None,
 ) -> list[tuple[Trial, Run]]:
     """Run the trials that are left, ``jobs`` at once, and give every trial with its record, the best first.
 
     ``address``: an existing Ray cluster's, else one is started here and ended. ``command`` gives the command that
-    trains a trial alone. An interruption (Ctrl-C) ends the trials that run, which a later call begins anew.
+    trains a trial alone; ``track`` are the trackers that each trial has, ``log`` is told where one fails.
+
+    An interruption (Ctrl-C) ends the trials that run, which a later call begins anew.
 
     Raises ``DlenvError`` where Ray can't be had.
     """
-    wanted = left(search, folder)
-    if wanted:
-        _run(search, folder, wanted, jobs, address, command, on_end)
+    recording = partial(trials.recording, search, folder, command=command, on_end=on_end, track=track, log=log)
+    lock = FileLock(folder / ".lock")
+    try:
+        with lock.acquire(timeout=0):
+            if wanted := left(search, folder):
+                _run(search, folder, wanted, min(jobs, len(wanted)), address, recording)
+    except Timeout:
+        raise UsageError(f"another dlenv tune is at work in {folder}; wait for its end") from None
     found = [(trial, run) for trial in search.trials if (run := runs.read(trial_folder(folder, trial.number)))]
     return sorted(found, key=lambda pair: pair[1].result.get(FIGURE, float("inf")))
 
@@ -136,12 +136,12 @@ def _run(
     wanted: Sequence[Trial],
     jobs: int,
     address: str | None,
-    command: Callable[[Trial], str],
-    on_end: Callable[[Trial, Run], None],
+    recording: Callable[[], Any],
 ) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its live table; ours says what ends
-    with ray_for("search", cpus=jobs * search.threads, address=address):
-        _fit(search, folder, wanted, jobs, command, on_end)
+    with ray_for("search", cpus=jobs * search.threads, address=address, processes=jobs):
+        room(cpus=search.threads, gpus=1 if search.gpu else 0)
+        _fit(search, folder, wanted, jobs, recording())
 
 
 def _fit(
@@ -149,19 +149,16 @@ def _fit(
     folder: Path,
     wanted: Sequence[Trial],
     jobs: int,
-    command: Callable[[Trial], str],
-    on_end: Callable[[Trial, Run], None],
+    recording: Any,
 ) -> None:
     from ray import tune
 
     resources = {"cpu": search.threads, **({"gpu": 1} if search.gpu else {})}
-    by_number = {trial.number: trial for trial in wanted}
-    recording = _recording(search, folder, by_number, command, on_end)
     try:
         with tempfile.TemporaryDirectory(prefix="dlenv-tune-") as scratch:
             tuner = tune.Tuner(
                 tune.with_resources(_trainable(search), resources),
-                param_space={"number": tune.grid_search(list(by_number)), "parameters": None},
+                param_space={"number": tune.grid_search([trial.number for trial in wanted]), "parameters": None},
                 tune_config=tune.TuneConfig(
                     scheduler=_scheduler(search, folder), max_concurrent_trials=jobs, reuse_actors=False
                 ),
@@ -212,7 +209,7 @@ def _trainable(search: Search) -> Callable[[dict[str, Any]], None]:
         """One training, in a process of its own."""
         from ray import tune
 
-        from dlenv_models import threads, training
+        from dlenv_models import threads
         from dlenv_models.data import load
 
         threads.use(search.architecture, search.threads)
@@ -242,75 +239,3 @@ def split(parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
         {key: value for key, value in parameters.items() if key in options},
         {key: value for key, value in parameters.items() if key not in options},
     )
-
-
-def _recording(
-    search: Search,
-    folder: Path,
-    trials: Mapping[int, Trial],
-    command: Callable[[Trial], str],
-    on_end: Callable[[Trial, Run], None],
-) -> Any:
-    from ray.tune import Callback
-
-    class Recording(Callback):  # type: ignore[misc]  # untyped in Ray
-        """Keeps each trial's record, here, wherever it runs."""
-
-        def __init__(self) -> None:
-            self._recorders: dict[int, Recorder] = {}
-
-        def on_trial_start(self, **info: Any) -> None:
-            """Begin the record; anew where the trial begins anew."""
-            ours = trials[info["trial"].config["number"]]
-            self._recorders[ours.number] = runs.record(
-                trial_folder(folder, ours.number),
-                name=f"trial-{ours.number:03}",
-                command=command(ours),
-                architecture=search.architecture,
-                data=search.data,
-                parameters={**search.fixed, **ours.parameters},
-            )
-
-        def on_trial_result(self, **info: Any) -> None:
-            """Add an epoch."""
-            figures = {key: info["result"][key] for key in _FIGURES if key in info["result"]}
-            self._recorders[info["trial"].config["number"]].epoch(figures)
-
-        def on_trial_complete(self, **info: Any) -> None:
-            """Say whether it came to its end, or was stopped on the way."""
-            self._end(info["trial"], "finished")
-
-        def on_trial_error(self, **info: Any) -> None:
-            """Say why."""
-            self._end(info["trial"], "failed", error=_reason(info["trial"]))
-
-        def close(self) -> None:
-            """Say of those that still run that they were cut off."""
-            for recorder in self._recorders.values():
-                recorder.end("interrupted")
-
-        def _end(self, trial: Any, state: runs.State, **more: Any) -> None:
-            ours = trials[trial.config["number"]]
-            recorder = self._recorders[ours.number]
-            if state == "finished" and recorder.run.epochs < search.epochs and not _is_patient(search, ours):
-                state = "stopped"
-            recorder.end(state, **more)
-            on_end(ours, recorder.run)
-
-    return Recording()
-
-
-_FIGURES = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "rate")
-
-
-def _is_patient(search: Search, trial: Trial) -> bool:
-    """Whether the training may have ended by itself before its last epoch."""
-    return bool({**search.fixed, **trial.parameters}.get("patience"))
-
-
-def _reason(trial: Any) -> str:
-    """The last line of what Ray tells of a trial's error."""
-    try:
-        return Path(trial.error_file).read_text(encoding="utf-8").strip().splitlines()[-1]
-    except (OSError, TypeError, IndexError):
-        return "Ray gives no reason"

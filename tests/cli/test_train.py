@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dlenv_models.data import load
+from dlenv_models.evaluation import measure
 from dlenv_models.repository import Repository
 
 Run = Callable[..., Any]
@@ -132,7 +134,33 @@ def test_folds_measure_and_publish_nothing(run: Run, tmp_path: Path) -> None:
     assert report["mean"]["accuracy"] == pytest.approx(np.mean(accuracies))
     assert report["deviation"]["accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
     assert not (tmp_path / "r").exists()
-    assert not Path("runs").exists()
+    record = json.loads(Path("runs/digits-linear-folds-2/run.json").read_text())
+    assert report["folder"] == "runs/digits-linear-folds-2"
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["digits-linear-folds", "digits-linear-folds-2"]
+    assert (record["state"], record["epochs"], record["model"]) == ("finished", 6, None)
+    assert record["parameters"]["folds"] == 3
+    assert record["result"]["validation_accuracy"] == report["mean"]["accuracy"]
+    assert record["result"]["validation_loss_deviation"] == report["deviation"]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "words"), [("mlp", ("--patience", 1)), ("ensemble", ("--members", "linear,mlp"))]
+)
+def test_validation_figures_are_those_of_the_model_that_is_published(
+    run: Run, tmp_path: Path, architecture: str, words: tuple[object, ...]
+) -> None:
+    """Not those of the last epoch, or of the last member."""
+    rates = ("--epochs", 6, "--optimizer", "sgd", "--lr", 0.9, "--schedule", "constant", "--no-augment")
+    words = ("train", architecture, "--data", "digits", *rates, *words, "--repository", tmp_path / "r", "--json")
+    report = json.loads(run(*words).stdout)
+    model = Repository(tmp_path / "r", shipped=None).load(f"digits-{architecture}")
+    digits = load("digits")
+    held = measure(model.module, model.manifest.preprocessing, digits.validation, 10)
+    assert report["validation_loss"] == pytest.approx(held.test_loss)
+    record = json.loads(Path(f"runs/digits-{architecture}-v1/run.json").read_text())
+    assert record["result"]["validation_loss"] == report["validation_loss"]
+    last = json.loads(Path(f"runs/digits-{architecture}-v1/metrics.jsonl").read_text().splitlines()[-1])
+    assert last["validation_loss"] != pytest.approx(held.test_loss)
 
 
 def test_an_ensemble_is_a_model_like_any_other(run: Run, tmp_path: Path) -> None:
@@ -225,6 +253,7 @@ def test_misuse_is_one_line_and_nothing_is_trained(run: Run, words: tuple[str, .
     assert "epoch" not in result.stderr.replace("epochs", "")
     assert result.stdout == ""
     assert [entry for entry in Repository().entries() if not entry.shipped] == []
+    assert not list(Path("runs").glob("*/run.json"))
 
 
 @pytest.mark.slow

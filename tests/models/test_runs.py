@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import psutil
 import pytest
 
 from dlenv.errors import DlenvError, UsageError
@@ -64,7 +68,26 @@ def test_of_a_killed_run_all_whole_lines_are_left(tmp_path: Path) -> None:
     assert [line["epoch"] for line in runs.metrics(tmp_path / "r")] == [1]
     run = runs.read(tmp_path / "r")
     assert run is not None
-    assert run.state == "running"
+    assert (run.state, run.epochs, run.result) == ("running", 1, FIGURES)
+    with subprocess.Popen(["sleep", "9"]) as other:
+        line = f"{platform.node()} {other.pid} {psutil.Process(other.pid).create_time():.0f}"
+        process_of(tmp_path / "r", line)
+        assert runs.read(tmp_path / "r") == msgspec.structs.replace(run, process=line)
+        other.kill()
+    for gone in (line, f"{platform.node()} {os.getpid()} 12"):  # and another that has its number now
+        process_of(tmp_path / "r", gone)
+        killed = runs.read(tmp_path / "r")
+        assert killed is not None
+        assert (killed.state, killed.error, killed.epochs) == ("interrupted", "its process was killed", 1)
+    process_of(tmp_path / "r", "elsewhere 1 12")
+    assert runs.read(tmp_path / "r") == msgspec.structs.replace(run, process="elsewhere 1 12")
+    process_of(tmp_path / "r", None)  # by an earlier dlenv
+    assert runs.read(tmp_path / "r") == msgspec.structs.replace(run, process=None)
+
+
+def process_of(folder: Path, line: str | None) -> None:
+    record = json.loads((folder / runs.RECORD).read_text())
+    (folder / runs.RECORD).write_text(json.dumps({**record, "process": line}))
 
 
 def test_others_are_found_by_time_and_what_is_none_is_left_out(tmp_path: Path) -> None:
@@ -88,8 +111,10 @@ def test_the_state_of_the_repository(tmp_path: Path) -> None:
     assert clean is not None
     assert len(clean.commit) == 40
     assert not clean.changed
+    begin(tmp_path / "runs" / "one")
+    assert runs.git(tmp_path, tmp_path / "runs") == clean  # what dlenv records is no change of the user's
     (tmp_path / "new").touch()
-    assert runs.git(tmp_path) == runs.Git(commit=clean.commit, changed=True)
+    assert runs.git(tmp_path, tmp_path / "runs") == runs.Git(commit=clean.commit, changed=True)
 
 
 def test_a_place_is_not_taken_twice(tmp_path: Path) -> None:

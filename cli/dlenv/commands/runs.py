@@ -85,7 +85,7 @@ def show(folder: Path, as_json: bool) -> None:
     git = f"{run.git.commit}{' and changes' if run.git.changed else ''}" if run.git else "none"
     rows = [["command", run.command], ["state", run.state], ["started", run.started], ["ended", run.ended or "-"]]
     rows += [["error", run.error]] if run.error else []
-    rows += [["model", run.model or "none"], ["git", git], ["epochs", str(run.epochs)]]
+    rows += [["model", run.model or "none"], ["git", git], ["epochs that ran", str(run.epochs)]]
     for part in (run.result, run.parameters, run.environment):
         rows += [[key, _text(value)] for key, value in part.items()]
     print_table(["run", run.name], rows)

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from dlenv import completion
 from dlenv.commands import train_run
-from dlenv.commands.train_folds import cross_validate
+from dlenv.commands.train_folds import check_folds, cross_validate, report_folds
 from dlenv.console import needs, print_json, print_table, say
 from dlenv.errors import DlenvError, UsageError
 from dlenv.training_options import ARGUMENTS, OPTIONS, how_to_train
@@ -113,7 +113,7 @@ def command(ctx: click.Context, /, architecture: str, data: str, name: str | Non
     repository = Repository(given["repository"], create=True)
     if not given["folds"]:
         repository.check_writable()
-        _check_output(given["output"] or Path("runs"))
+    _check_output(given["output"] or Path("runs"))
     places = {key: given[key] for key in ("data_dir", "mirror", "image_size")}
     dataset = load(data, seed=_seed(given["seed"]), log=say, **places)
     options = {key: given[key] for key in OPTIONS if given[key] is not None}
@@ -121,23 +121,32 @@ def command(ctx: click.Context, /, architecture: str, data: str, name: str | Non
     members = _members(architecture, given["members"])
     threads.use(architecture, given["threads"])
 
-    if given["folds"]:
-        cross_validate(architecture, dataset, options, arguments, given["folds"], given["as_json"])
-        return
     line = _command_line(ctx)
-    parameters = {"members": members} if members else {}
-    recorder = train_run.recorder(name, line, architecture, dataset, {**parameters, **options, **arguments}, given)
+    more = {key: value for key, value in (("members", members), ("folds", given["folds"])) if value}
+    if given["folds"]:
+        check_folds(architecture, dataset, given["folds"])
+    train_run.check(architecture, members, dataset, options, arguments, given["workers"])
+    recorder = train_run.recorder(name, line, architecture, dataset, {**more, **options, **arguments}, given)
+    if given["folds"]:
+        with runs.ended(recorder):
+            table = cross_validate(architecture, dataset, options, arguments, given["folds"], recorder)
+        recorder.move(given["output"] or runs.free(Path("runs") / f"{name}-folds"))
+        report_folds(table, recorder.folder, given["as_json"])
+        return
     with runs.ended(recorder):
         trained = train_run.train(architecture, members, dataset, options, arguments, recorder, given)
         metrics = measure(trained.module, trained.preprocessing, dataset.test, len(dataset.classes))
         entry = _publish(repository, name, dataset, trained, metrics, _seed(given["seed"]), line)
         speed = train_run.speed(trained, given["workers"])
-        result = {"test_accuracy": metrics.test_accuracy, "test_loss": metrics.test_loss, **speed}
+        # With patience those of the epoch that was kept, and of an ensemble its own, not its last member's.
+        chosen = measure(trained.module, trained.preprocessing, dataset.validation, len(dataset.classes))
+        validated = {"validation_accuracy": chosen.test_accuracy, "validation_loss": chosen.test_loss}
+        result = {"test_accuracy": metrics.test_accuracy, "test_loss": metrics.test_loss, **validated, **speed}
         took = {**trained.architecture.arguments, **trained.options, "seed": _seed(given["seed"])}
         recorder.end("finished", result=result, model=f"{entry.name}/{entry.version}", parameters=took)
     folder = given["output"] or runs.free(Path("runs") / f"{entry.name}-v{entry.version}")
     files = [*_draw(folder, dataset, trained, metrics), *recorder.move(folder)]
-    _report(entry, dataset, trained, metrics, files, speed, given["as_json"])
+    _report(entry, dataset, trained, result, files, given["as_json"])
 
 
 def _publish(
@@ -185,9 +194,8 @@ def _report(
     entry: Entry,
     dataset: Dataset,
     trained: Trained,
-    metrics: Metrics,
+    result: Mapping[str, float],
     files: Sequence[Path],
-    speed: Mapping[str, float],
     as_json: bool,
 ) -> None:
     last = trained.history[-1]
@@ -197,27 +205,24 @@ def _report(
                 "model": entry.name,
                 "version": entry.version,
                 "path": str(entry.path),
-                "test_accuracy": metrics.test_accuracy,
-                "test_loss": metrics.test_loss,
-                "validation_accuracy": last.validation_accuracy,
+                **result,
                 "train_accuracy": last.train_accuracy,
                 "epochs": len(trained.history),
                 "seconds": trained.seconds,
-                **speed,
                 "files": [str(path) for path in files],
             }
         )
         return
     rows = [
         ["model", f"{entry.name}/{entry.version}"],
-        ["held-out accuracy", f"{metrics.test_accuracy:.2%} of {len(dataset.test):,} rows"],
-        ["held-out loss", f"{metrics.test_loss:.4f}"],
-        ["validation accuracy", f"{last.validation_accuracy:.2%}"],
+        ["held-out accuracy", f"{result['test_accuracy']:.2%} of {len(dataset.test):,} rows"],
+        ["held-out loss", f"{result['test_loss']:.4f}"],
+        ["validation accuracy", f"{result['validation_accuracy']:.2%}"],
         ["training accuracy", f"{last.train_accuracy:.2%}"],
         ["parameters", f"{sum(weights.numel() for weights in trained.module.parameters()):,}"],
         ["epochs", str(len(trained.history))],
         ["time", f"{trained.seconds:.1f} s"],
-        ["speed", _speed(speed)],
+        ["speed", _speed(result)],
         ["published to", str(entry.path)],
         ["pictures in", str(files[0].parent)],
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,7 +27,8 @@ def recorder(
     from dlenv_models import runs
     from dlenv_models.trackers import tracker
 
-    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
+    # Two trainings of one name may begin in the same second.
+    stamp = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{os.getpid()}"
     folder = given["output"] or Path("runs") / f"{name}-{stamp}"
     return runs.record(
         folder,
@@ -49,6 +51,27 @@ def check_workers(architecture: str, given: Mapping[str, Any]) -> None:
     elif architecture == "ensemble" or given["folds"]:
         what = "an ensemble" if architecture == "ensemble" else "folds"
         raise UsageError(f"workers: {what} can't be shared out; train one model at a time with --workers")
+
+
+def check(
+    architecture: str,
+    members: list[str],
+    dataset: Dataset,
+    options: dict[str, Any],
+    arguments: dict[str, Any],
+    workers: int | None,
+) -> None:
+    """Raise ``UsageError`` for what can't be trained, before there is a record of it."""
+    from dlenv_models import distributed, ensembles, training
+
+    if members:
+        ensembles.planned(members, dataset, options, arguments)
+        return
+    chosen = replace(training.recipe(architecture, dataset), **options)
+    training.check(architecture, chosen, dataset)
+    training.describe(architecture, dataset, chosen, arguments)
+    if workers:
+        distributed.check(architecture, dataset, chosen, arguments, workers)
 
 
 def speed(trained: Trained, workers: int | None) -> dict[str, float]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from dlenv import completion
 from dlenv.console import echo, needs, print_json, print_table, say
-from dlenv.errors import UsageError
+from dlenv.errors import DataError, UsageError
 from dlenv.training_options import ARGUMENTS, OPTIONS, how_to_train
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # What is tried where nothing is named: what matters most for every architecture here.
 _USUAL = {"lr": "log:0.0003..0.03", "batch_size": "32|64|128", "weight_decay": "0|0.0001|0.001"}
 _SHOWN = 10  # trials in the table
+_WHEN_RESUMED = ("resume", "jobs", "address", "track", "as_json")  # the other options are those of the search
 
 
 @click.command(
@@ -63,6 +64,12 @@ Examples:
 @click.option(
     "--resume", type=click.Path(file_okay=False, path_type=Path), help="Go on with the search in this folder."
 )
+@click.option(
+    "--track",
+    multiple=True,
+    metavar="tensorboard|mlflow[:WHERE]",
+    help="Tell TensorBoard (a folder) or MLflow (an address) of each trial, too.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print every trial as JSON.")
 @click.pass_context
 @needs("train,tune")
@@ -73,20 +80,22 @@ def command(ctx: click.Context, /, architecture: str | None, resume: Path | None
     list FOLDER). What counts is the loss on the validation split; the held-out data are not touched. At the end you get
     the command that trains the best one. Needs the extra tune (Ray Tune).
     """
-    from dlenv_models import tuning
+    from dlenv_models import trackers, tuning
 
     if resume is not None:
-        if architecture or given["vary"] or given["data"]:
-            raise UsageError("resume: the folder says what is searched; leave out the architecture, --data and --vary")
+        _check_resumed(ctx)
         folder, search = resume, tuning.Search.read(resume)
     else:
         search = _search(ctx, architecture, given)
         folder = given["output"] or Path("runs") / f"tune-{Path(search.data).name}-{search.architecture}"
         if (folder / tuning.SEARCH).exists():
             raise UsageError(f"{folder} holds a search already; go on with it by --resume, or name another by --output")
+    for wanted in given["track"]:
+        trackers.check(wanted, folder.name)
+    if resume is None:
         search.write(folder)
-    jobs = given["jobs"] or _jobs(search)
     waiting = len(tuning.left(search, folder))
+    jobs = min(given["jobs"] or _jobs(search), max(waiting, 1))
     say(f"Tuning {search.architecture} on {search.data}: {waiting} of {len(search.trials)} trials, {jobs} at once")
 
     done = len(search.trials) - waiting
@@ -103,11 +112,26 @@ def command(ctx: click.Context, /, architecture: str | None, resume: Path | None
         address=given["address"],
         command=lambda trial: _command_line(search, trial),
         on_end=on_end,
+        track=given["track"],
+        log=say,
     )
     _report(search, folder, found, given["as_json"])
     if tuning.left(search, folder):
         say(f"Cut off; go on by: dlenv tune --resume {shlex.quote(str(folder))}")
         raise KeyboardInterrupt
+    if not any(tuning.FIGURE in run.result for _, run in found):
+        reason = next(run.error for _, run in found if run.error)
+        raise DataError(f"no trial came to a result; the first failed: {reason}")
+
+
+def _check_resumed(ctx: click.Context) -> None:
+    """Raise ``UsageError`` for an option that a search which goes on can't have otherwise."""
+    for param in ctx.command.params:
+        key = str(param.name)
+        given = ctx.get_parameter_source(key) is not ParameterSource.DEFAULT
+        if given and ctx.params[key] is not None and key not in _WHEN_RESUMED:
+            name = param.opts[0] if isinstance(param, click.Option) else param.make_metavar(ctx)
+            raise UsageError(f"resume: the folder says what is searched; leave out {name}")
 
 
 def _search(ctx: click.Context, architecture: str | None, given: Mapping[str, Any]) -> Search:
@@ -121,14 +145,22 @@ def _search(ctx: click.Context, architecture: str | None, given: Mapping[str, An
     if architecture not in ARCHITECTURES or architecture == "ensemble":
         able = ", ".join(name for name in ARCHITECTURES if name != "ensemble")
         raise UsageError(f"architecture: {architecture!r} is not one of {able}")
-    axes = dict(_axis(ctx, text) for text in given["vary"] or [f"{key}={text}" for key, text in _USUAL.items()])
+    each = [_axis(ctx, text) for text in given["vary"] or [f"{key}={text}" for key, text in _USUAL.items()]]
+    axes = dict(each)
+    if len(axes) < len(each):
+        raise UsageError(f"vary: {', '.join(sorted(name for name, _ in each))}: name each option once")
     fixed = {key: given[key] for key in (*OPTIONS, *ARGUMENTS) if given[key] is not None}
+    if str(fixed.get("device", "cpu")) not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"device: each trial gets a GPU of its own; {fixed['device']!r} is not cpu, cuda or mps")
     if both := fixed.keys() & axes.keys():
         raise UsageError(f"vary: {', '.join(sorted(both))} is set as well; leave one of the two out")
     seed = fixed.get("seed", 0)
     places = {key: given[key] for key in ("data_dir", "mirror") if given[key] is not None}
     dataset = load(given["data"], seed=seed, image_size=given["image_size"], log=say, **places)
     usual = recipe(architecture, dataset)
+    epochs = fixed.get("epochs", usual.epochs)
+    if ctx.get_parameter_source("grace") is not ParameterSource.DEFAULT and not given["grace"] < epochs:
+        raise UsageError(f"grace: no trial could be stopped in {epochs} epochs after {given['grace']}; take fewer")
     trials = tuple(
         tuning.Trial(number=number, parameters=point)
         for number, point in enumerate(space.draw(axes, given["trials"], seed), 1)
@@ -145,7 +177,7 @@ def _search(ctx: click.Context, architecture: str | None, given: Mapping[str, An
         fixed=fixed,
         vary={name: text for name, _, text in (each.partition("=") for each in given["vary"])} or _USUAL,
         scheduler=given["scheduler"],
-        epochs=fixed.get("epochs", usual.epochs),
+        epochs=epochs,
         grace=given["grace"],
         threads=threads.use(architecture, given["threads"] or 1),
         gpu=str(fixed.get("device", "cpu")).startswith("cuda"),
@@ -178,16 +210,24 @@ def _axis(ctx: click.Context, text: str) -> tuple[str, Axis]:
 
 
 def _jobs(search: Search) -> int:
+    """As many as there are GPUs, or as the cores and the memory of this machine allow."""
     if search.gpu:
         import torch
 
         return max(1, torch.cuda.device_count())
-    return max(1, (os.cpu_count() or 1) // search.threads)
+    from dlenv.machine import system
+    from dlenv_models.own_ray import fitting
+
+    return max(1, min(system.cpus(Path("/")) // search.threads, fitting()))
 
 
 def _command_line(search: Search, trial: Trial) -> str:
     """What trains this trial alone, to the end, and publishes it."""
     words = ["dlenv", "train", search.architecture, "--data", search.data]
+    if Path(search.data).is_absolute():
+        words += ["--image-size", str(search.image_size)]
+    for flag, place in (("--data-dir", search.data_dir), ("--mirror", search.mirror)):
+        words += [flag, place] if place else []
     for key, value in {**search.fixed, **trial.parameters}.items():
         flag = key.replace("_", "-")
         if isinstance(value, bool):
