@@ -11,9 +11,11 @@ import pytest
 from http_server import Page, Server
 from machines import machine
 
+from dlenv.errors import SetupError
+from dlenv.managers import venv
 from dlenv.managers.source import Source
 from dlenv.plan import Candidate, Plan, Request
-from dlenv.setup import sources
+from dlenv.setup import pipeline, sources
 from dlenv.setup.model import Options
 
 PYTHON = "{}.{}".format(*sys.version_info)
@@ -153,3 +155,18 @@ def test_the_interpreter_is_for_the_machine(server: Server) -> None:
     for system, platform in (("macos 15.0", "macos-aarch64-none"), ("linux", "linux-x86_64"), ("other", "")):
         given = sources.find(plan, Options(env=Path("env"), request=Request()), machine(system))
         assert given.platform == platform
+
+
+@pytest.mark.parametrize(("build", "advice"), [("cpu", "--build auto takes one that can be had here"), (None, "")])
+def test_where_only_the_build_that_was_asked_for_is_missing_that_is_said(
+    tmp_path: Path, server: Server, build: str | None, advice: str
+) -> None:
+    wanted = Candidate(torch="2.15.0", torchvision="0.29.2", build="cpu", index=f"{server.url}/nothing/cpu")
+    plan = Plan(manager="uv", python=PYTHON, torch=wanted)
+    options = Options(env=tmp_path / "env", request=Request(course=None, build=build))
+    with pytest.raises(SetupError) as caught:
+        pipeline.build(options, machine("linux"), plan, venv.create)
+    assert str(caught.value).startswith("the packages could not be installed: ")
+    assert str(caught.value).endswith(advice)
+    assert advice or "--build" not in str(caught.value)
+    assert not (tmp_path / "env").exists()

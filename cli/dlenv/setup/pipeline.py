@@ -177,4 +177,10 @@ def _filled(
                 break
         else:
             return python, source, packages, [*failures, *packed.problems]
-    raise SetupError(f"the packages could not be installed: {'; '.join(failures) or 'no source has them'}")
+    why = "; ".join(failures) or "no source has them"
+    if options.request.build and not options.record:
+        raise SetupError(
+            f"the packages could not be installed: {why}; --build {options.request.build} allows no other build of "
+            "PyTorch: --build auto takes one that can be had here"
+        )
+    raise SetupError(f"the packages could not be installed: {why}")
