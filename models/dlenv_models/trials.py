@@ -81,10 +81,12 @@ def recording(
         def _end(self, trial: Any, state: runs.State, **more: Any) -> None:
             ours = trials[trial.config["number"]]
             recorder = self._recorders[ours.number]
-            if _is_patient(search, ours):
-                more["result"] = _best(runs.metrics(recorder.folder))
-            elif state == "finished" and recorder.run.epochs < search.epochs:
+            epochs = runs.metrics(recorder.folder)
+            patience = {**search.fixed, **ours.parameters}.get("patience", 0)
+            if state == "finished" and len(epochs) < search.epochs and not _gave_up(epochs, patience):
                 state = "stopped"
+            if patience:
+                more["result"] = _best(epochs)
             recorder.end(state, **more)
             on_end(ours, recorder.run)
 
@@ -105,9 +107,10 @@ def _trackers(
     return found
 
 
-def _is_patient(search: Search, trial: Trial) -> bool:
-    """Whether the training may have ended by itself before its last epoch."""
-    return bool({**search.fixed, **trial.parameters}.get("patience"))
+def _gave_up(epochs: Sequence[Mapping[str, float]], patience: int) -> bool:
+    """Whether the training ended by itself, after so many epochs that were no better."""
+    best = min(range(len(epochs)), key=lambda number: epochs[number][FIGURE], default=0)
+    return 0 < patience <= len(epochs) - 1 - best
 
 
 def _best(epochs: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -141,15 +141,15 @@ def test_trials_are_tracked_and_counted_by_what_they_would_keep(tmp_path: Path) 
         found, tmp_path, command=lambda _: "", on_end=lambda *_: None, track=["tensorboard"], log=said.append
     )
     record.on_trial_start(trial=FakeTrial(1))
-    for loss in (0.5, 0.2, 0.4):
-        record.on_trial_result(trial=FakeTrial(1), result={"validation_loss": loss, "train_loss": loss / 2})
-    record.on_trial_complete(trial=FakeTrial(1))
-    run = json.loads((tmp_path / "trial-001/run.json").read_text())
-    assert (run["state"], run["epochs"], run["result"]) == (
-        "finished",
-        3,
-        {"train_loss": 0.1, "validation_loss": 0.2},
-    )
+    record.on_trial_start(trial=FakeTrial(2))
+    for number, losses in {1: (0.5, 0.2, 0.4, 0.3), 2: (0.5, 0.2, 0.4)}.items():
+        for loss in losses:
+            record.on_trial_result(trial=FakeTrial(number), result={"validation_loss": loss, "train_loss": loss / 2})
+        record.on_trial_complete(trial=FakeTrial(number))
+    for number, epochs, state in ((1, 4, "finished"), (2, 3, "stopped")):  # of a patience of 2, the second had 1 left
+        run = json.loads((tmp_path / f"trial-00{number}/run.json").read_text())
+        assert (run["state"], run["epochs"]) == (state, epochs)
+        assert run["result"] == {"train_loss": 0.1, "validation_loss": 0.2}
     assert list((tmp_path / "trial-001").glob("events.out.tfevents.*"))
     assert not said
 
