@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
@@ -73,7 +73,7 @@ class Admission(ABC, Generic[M_co]):
         self.host = host
         self.errors: Counter[int] = Counter()  # answers with an error, by status
         self.in_flight = 0  # requests that have arrived and are not answered completely
-        self.body_bytes = 0  # that requests which wait may hold
+        self.body_bytes = 0  # that requests which wait hold
         self.started = False
         self.draining = False
 
@@ -103,37 +103,54 @@ class Admission(ABC, Generic[M_co]):
         return (*(CLOSE if self.draining else ()), *self.gate.headers(scope), *request_id.headers(scope))
 
     @contextmanager
-    def room(self, scope: Scope) -> Iterator[None]:
-        """Keep memory for a request's body while the request is read and waits.
+    def room(self, scope: Scope) -> Iterator[Callable[[int, bool], None]]:
+        """Keep memory for a request's body while the request is read and waits; what is given takes some of it.
+
+        What has arrived counts, not what a client says will come: else a few of them that send nothing would keep out
+        everybody.
 
         Raises:
             Overloaded: the bodies of all requests together would take too much.
         """
-        most = self.settings.max_body_bytes
         declared = header(scope, b"content-length")
-        if declared is None and header(scope, b"transfer-encoding") is None:  # it has no body (RFC 9112, 6.3)
-            most = 0
-        # A body without a length may turn out to have any that is allowed; a longer one is refused when it is read.
-        size = min(int(declared), most) if declared is not None and declared.isascii() and declared.isdigit() else most
-        self.take_room(size)
-        try:
-            yield
-        finally:
-            self.body_bytes -= size
+        if declared is not None and declared.isascii() and declared.isdigit():
+            # Refused before it is sent. A longer one than is allowed is refused when it is read.
+            self._check_room(min(int(declared), self.settings.max_body_bytes), more=False)
+        held = 0
 
-    def take_room(self, size: int) -> None:
+        def take(size: int, more: bool) -> None:
+            nonlocal held
+            self.take_room(size, more=more)
+            held += size
+
+        try:
+            yield take
+        finally:
+            self.body_bytes -= held
+
+    def take_room(self, size: int, *, more: bool = False) -> None:
         """Add ``size`` bytes to ``body_bytes``; whoever takes them gives them back by subtraction.
+
+        Args:
+            size: what has arrived of a body.
+            more: the rest of it is on its way.
 
         Raises:
             Overloaded: there is no room for them.
         """
-        if self.body_bytes + size > self.settings.max_pending_bytes:
+        self._check_room(size, more=more)
+        self.body_bytes += size
+
+    def _check_room(self, size: int, *, more: bool) -> None:
+        most = self.settings.max_pending_bytes
+        if more:  # bodies that come slowly leave a quarter to those that are there at once
+            most = max(most - most // 4, self.settings.max_body_bytes)
+        if self.body_bytes + size > most:
             raise Overloaded(
                 f"the bodies of waiting requests take {self.body_bytes} bytes and {size} more would pass the limit of "
-                f"{self.settings.max_pending_bytes}; try again in 1 s",
+                f"{most}; try again in 1 s",
                 1,
             )
-        self.body_bytes += size
 
     def require_started(self) -> None:
         """Refuse a request that comes before the models are loaded or after they are gone.

@@ -112,8 +112,13 @@ def content_type(scope: Scope, allowed: tuple[str, ...]) -> str | None:
     return media
 
 
-async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_ms: int) -> bytes:
+async def read_body(
+    scope: Scope, receive: Receive, max_bytes: int, timeout_ms: int, take: Callable[[int, bool], None]
+) -> bytes:
     """Read a request's body.
+
+    Args:
+        take: called with the bytes of each piece, and whether more are to come; refuses it by raising.
 
     Raises:
         TooLarge: by its ``content-length``, before anything is read, or while it streams in.
@@ -130,13 +135,16 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_ms: 
                 body: bytes = message.get("body", b"")
                 if len(body) > max_bytes:
                     raise _too_large(max_bytes)
+                take(len(body), False)
                 return body
-            return await _read_chunks(message, receive, max_bytes)
+            return await _read_chunks(message, receive, max_bytes, take)
     except (asyncio.TimeoutError, TimeoutError):
         raise BodyTimeout(f"the body did not arrive within {timeout_ms} ms; send it faster, or less of it") from None
 
 
-async def _read_chunks(message: MutableMapping[str, Any], receive: Receive, max_bytes: int) -> bytes:
+async def _read_chunks(
+    message: MutableMapping[str, Any], receive: Receive, max_bytes: int, take: Callable[[int, bool], None]
+) -> bytes:
     chunks: list[bytes] = []
     size = count = 0
     while True:
@@ -149,8 +157,10 @@ async def _read_chunks(message: MutableMapping[str, Any], receive: Receive, max_
             raise _too_large(max_bytes)
         if count > MAX_CHUNKS:
             raise RequestError(f"the body came in more than {MAX_CHUNKS} pieces; send larger ones")
+        more = message.get("more_body", False)
+        take(len(chunk), more)
         chunks.append(chunk)
-        if not message.get("more_body", False):
+        if not more:
             return b"".join(chunks)
         message = await receive()
 

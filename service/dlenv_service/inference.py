@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
@@ -43,8 +44,8 @@ async def infer(
     try:
         content_type(scope, MEDIA_TYPES)
         served.check_room()
-        with service.room(scope):
-            body = await _body(service, scope, receive)
+        with service.room(scope) as take:
+            body = await _body(service, scope, receive, take)
             served = service.host.find(model, version)  # it may have been replaced while the body came in
             request = decode(body, header(scope, BINARY_LENGTH), served.signature)
             answer = await _ask(service, scope, served, request.rows, request.timeout_us, request.reconstruct)
@@ -66,8 +67,8 @@ async def predict(service: Service, scope: Scope, receive: Receive, model: str, 
         media = content_type(scope, (*IMAGES, JSON, BINARY))
         invert, reconstruct = _wishes(scope)
         served.check_room()
-        with service.room(scope):
-            body = await _body(service, scope, receive)
+        with service.room(scope) as take:
+            body = await _body(service, scope, receive, take)
             served = service.host.find(model, version)
             if media == JSON:
                 rows = _json_rows(body, served.signature)
@@ -107,9 +108,9 @@ def readable(served: Served, answer: Answer) -> dict[str, object]:
     return {"model": served.name, "version": served.version, "predictions": predictions}
 
 
-async def _body(service: Admission[Models], scope: Scope, receive: Receive) -> bytes:
+async def _body(service: Admission[Models], scope: Scope, receive: Receive, take: Callable[[int, bool], None]) -> bytes:
     settings = service.settings
-    return await read_body(scope, receive, settings.max_body_bytes, settings.body_timeout_ms)
+    return await read_body(scope, receive, settings.max_body_bytes, settings.body_timeout_ms, take)
 
 
 async def _ask(

@@ -22,6 +22,8 @@ __all__ = ["index", "load", "unload"]
 
 # Versions of one model at once; each is looked up and holds memory.
 MAX_VERSIONS = 100
+# A hundred versions take one.
+MAX_DOCUMENT_BYTES = 65_536
 
 
 async def index(service: Service, scope: Scope, receive: Receive) -> Response:
@@ -123,7 +125,10 @@ def _is_own_name(scope: Scope) -> bool:
 async def _document(service: Service, scope: Scope, receive: Receive) -> dict[str, Any]:
     """The body's JSON object; an empty body is an empty object."""
     content_type(scope, ("application/json", "application/octet-stream"))
-    body = await read_body(scope, receive, service.settings.max_body_bytes, service.settings.body_timeout_ms)
+    settings = service.settings
+    most = min(MAX_DOCUMENT_BYTES, settings.max_body_bytes)
+    with service.room(scope) as take:
+        body = await read_body(scope, receive, most, settings.body_timeout_ms, take)
     return load_json(body) if body else {}
 
 

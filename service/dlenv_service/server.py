@@ -111,6 +111,7 @@ def configure(service: Admission[Models], *, relayed: bool = False, admin: bool 
         _AtAdminAddress(service) if admin else service,
         http=partial(InferenceProtocol, service=lambda: service),  # type: ignore[arg-type] # it only calls it
         lifespan="off",
+        ws="none",  # an upgraded connection would leave our protocol, and with it all limits
         access_log=False,
         log_level=settings.log_level,
         log_config=None,

@@ -14,7 +14,7 @@ import orjson
 import pytest
 from serving import Running
 
-from dlenv.errors import Unavailable
+from dlenv.errors import Overloaded, Unavailable
 from dlenv_service import host
 from dlenv_service.http import MAX_CHUNKS
 
@@ -156,8 +156,9 @@ def test_what_waits_when_the_service_closes_is_answered_with_503(serve: Serve) -
 
 def test_bodies_of_all_requests_together_are_limited(serve: Serve) -> None:
     with serve(max_body_bytes=1024, max_pending_bytes=2048) as running:
-        waiting = {"headers": [(b"content-length", b"1500")]}  # counts as 1024, more is refused when it is read
-        with running.service.room(waiting), running.service.room({"headers": [(b"content-length", b"900")]}):
+        with running.service.room({"headers": []}) as take, running.service.room({"headers": []}) as other:
+            take(1024, False)
+            other(900, False)
             response = running.client.post("/v2/models/points/infer", json=POINT)
             assert response.status_code == 200
             refused = running.client.post(
@@ -166,4 +167,12 @@ def test_bodies_of_all_requests_together_are_limited(serve: Serve) -> None:
             assert refused.status_code == 429
             assert refused.headers["retry-after"] == "1"
             assert "1924 bytes and 200 more would pass the limit of 2048" in refused.json()["error"]
+            with pytest.raises(Overloaded), running.service.room({"headers": [(b"content-length", b"200")]}):
+                pass
+        assert running.service.body_bytes == 0
+        with running.service.room({"headers": []}) as take:
+            with pytest.raises(Overloaded):
+                take(1537, True)  # a quarter is left to what comes at once
+            take(1536, True)
+            take(512, False)
         assert running.service.body_bytes == 0

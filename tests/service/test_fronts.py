@@ -332,9 +332,9 @@ def test_unusual_requests_are_answered_as_without(running: Running, fronted: Run
 
 def test_probes_are_answered_while_bodies_take_all_the_room(serve: Serve) -> None:
     with serve(fronts=1, max_body_bytes=1 << 20, max_pending_bytes=1 << 20) as running:
-        head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {1 << 20}\r\n\r\n{{".encode()
+        head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {1 << 20}\r\n\r\n".encode()
         with connected(running) as client:
-            client.send(head)
+            client.send(head + b" " * ((1 << 20) - 10))
             wait_until(lambda: running.client.post(INFER, json=POINT).status_code == 429)
             for path in ("/v2/health/live", "/v2/health/ready", "/metrics"):
                 assert running.client.get(path).status_code == 200

@@ -149,6 +149,15 @@ def test_other_policies_are_refused_and_nothing_changes(root: Path, policy: obje
         assert running.service.host.versions("points") == [2]
 
 
+def test_what_is_sent_along_is_short(root: Path) -> None:
+    with serving(root, "points/1") as running:
+        for path in ("index", "models/points/load", "models/points/unload"):
+            refused = running.client.post(f"/v2/repository/{path}", content=b" " * 70_000)
+            assert refused.status_code == 413, path
+            assert "may have 65536" in refused.json()["error"]
+        assert running.service.body_bytes == 0
+
+
 def test_the_index_tells_what_there_is_and_its_state(root: Path) -> None:
     damage(root, "other", 1)
     (root / "points" / "2" / "manifest.json").write_text("{}")

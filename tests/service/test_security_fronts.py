@@ -68,6 +68,20 @@ def test_the_body_is_not_waited_for(fronted: Fronted) -> None:
             assert connection.recv(4096).startswith(b"HTTP/1.1 401 "), path
 
 
+def test_nor_is_it_where_the_key_lacks_the_scope(fronted: Fronted) -> None:
+    with socket.create_connection(("127.0.0.1", fronted.it.port), timeout=10) as connection:
+        path, key = "/v2/repository/models/points/load", fronted.keys["asker"]
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Length: 9000\r\n\r\n"
+        connection.sendall(head.encode())
+        assert connection.recv(4096).startswith(b"HTTP/1.1 403 ")
+    until = time.monotonic() + 5
+    while not any(
+        "admin caller='asker'" in line and path in line and "status=403" in line for line in fronted.it.lines
+    ):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
 def test_the_limit_holds_on_a_connection(fronted: Fronted) -> None:
     with fronted.client("slow") as client:
         statuses = [client.post(INFER, json=BODY).status_code for _ in range(8)]

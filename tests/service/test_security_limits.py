@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from peak import grows_at_most
 from serving import Running, run_service
 
-from dlenv_service import keyfile
+from dlenv_service import keyfile, limited
 from dlenv_service.config import Settings
-from dlenv_service.limited import MOST_HEAD_BYTES, most_connections
+from dlenv_service.limited import MOST_HEAD_BYTES, MOST_HEADERS, LimitedProtocol, most_connections
 
 Serve = Callable[..., AbstractContextManager[Running]]
 
@@ -54,9 +56,10 @@ def rest(connection: socket.socket) -> tuple[bytes, float]:
 
 def one(connection: socket.socket) -> bytes:
     """One answer with a short body."""
-    data = connection.recv(1 << 16)
+    data = b""
     while b"\r\n\r\n" not in data:
-        data += connection.recv(1 << 16)
+        data += (part := connection.recv(1 << 16))
+        assert part, data
     head, _, body = data.partition(b"\r\n\r\n")
     length = next(
         int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
@@ -179,6 +182,147 @@ def test_an_endless_head_is_answered_431(limits: Running, shape: str) -> None:
             except TimeoutError:
                 continue
     assert answer.startswith(b"HTTP/1.1 431 "), answer
+
+
+def test_as_many_headers_as_that_and_no_more(limits: Running) -> None:
+    for count, status in ((MOST_HEADERS - 2, b"200"), (MOST_HEADERS - 1, b"431")):
+        with connected(limits) as connection:
+            connection.sendall(ASK.replace(b"Host: x\r\n", b"Host: x\r\n" + b"A:\r\n" * count))
+            assert one(connection).startswith(b"HTTP/1.1 " + status)
+
+
+CHUNKED = b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+WRAPPINGS = {
+    "chunks of one byte": (b"", b"1\r\n \r\n"),
+    "an endless extension": (b"1;", b"a" * 1000),
+    "trailers without end": (b"1\r\n[\r\n0\r\n", b"a:\r\n"),
+    "an endless trailer": (b"1\r\n[\r\n0\r\na:", b"a" * 1000),
+}
+
+
+@pytest.mark.parametrize("path", [INFER, "/nowhere"])
+@pytest.mark.parametrize("name", WRAPPINGS)
+def test_a_body_that_is_mostly_wrapping_is_cut_off(repository: Path, serve: Serve, name: str, path: str) -> None:
+    start, unit = WRAPPINGS[name]
+    data, sent = unit * (200_000 // len(unit)), 0
+    with serve(models=("points",)) as running, grows_at_most(40), connected(running) as connection:
+        connection.sendall(CHUNKED % path.encode() + start)
+        began = time.monotonic()
+        with suppress(ConnectionError):
+            while sent < 100_000_000:
+                connection.sendall(data)
+                sent += len(data)
+        assert time.monotonic() - began < 4  # others wait meanwhile
+    assert sent < 10_000_000  # what the kernel takes of it
+    assert running.service.in_flight == running.service.body_bytes == 0
+
+
+def test_a_trailer_is_no_header(limits: Running) -> None:
+    chunks = b"%x\r\n%s\r\n0\r\n" % (len(CONTENT), CONTENT)
+    trailers = b"Inference-Header-Content-Length: 3\r\nX-Request-Id: from-below\r\nAuthorization: Bearer x\r\n\r\n"
+    with connected(limits) as connection:
+        connection.sendall(CHUNKED % INFER.encode() + chunks + trailers)
+        head = one(connection)
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"from-below" not in head
+        connection.sendall(ASK)
+        assert b" 200 " in one(connection)
+
+
+def test_large_pipelined_requests_are_no_large_head(limits: Running) -> None:
+    content = CONTENT + b" " * 100_000
+    ask = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
+    with connected(limits) as connection:
+        connection.sendall((ask * 3)[: len(ask) + 20])
+        time.sleep(0.1)
+        connection.sendall((ask * 3)[len(ask) + 20 :])
+        assert b"".join(one(connection) for _ in range(3)).count(b"HTTP/1.1 200 ") == 3
+
+
+def test_bodies_that_are_announced_and_do_not_come_keep_nobody_out(serve: Serve) -> None:
+    with serve(models=("points",), max_body_bytes=1 << 20, max_pending_bytes=4 << 20) as running, ExitStack() as stack:
+        head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {1 << 20}\r\n\r\n".encode()
+        slow = [stack.enter_context(connected(running)) for _ in range(20)]
+        for connection in slow:
+            connection.sendall(head + b" " * 100)
+        with connected(running) as connection:
+            connection.sendall(ASK)
+            assert b" 200 " in one(connection)
+        # Nor do those that come and never end: a quarter is for those that are there at once.
+        for connection in slow:
+            connection.sendall(b" " * ((1 << 20) - 200))
+        assert b" 429 " in one(slow[-1])
+        with connected(running) as connection:
+            connection.sendall(ASK)
+            assert b" 200 " in one(connection)
+        assert running.service.body_bytes <= 3 << 20
+    assert running.service.body_bytes == 0
+
+
+LARGE = json.dumps({"inputs": [[0, 0]] * 60_000}).encode()  # its answer is larger than what the kernel takes
+ASK_LARGE = (
+    b"POST /predict/points HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    b"%%sContent-Length: %d\r\n\r\n%s" % (len(LARGE), LARGE)
+)
+
+
+@contextmanager
+def reading_little(running: Running) -> Iterator[socket.socket]:
+    host, _, port = running.address.partition(":")
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(20)
+        connection.connect((host, int(port)))
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def large(repository: Path) -> Iterator[Running]:
+    most = {"max_rows": 100_000, "max_queue_rows": 1_000_000, "max_batch": 8192}
+    with run_service(Settings(repository=repository, models=("points",), device="cpu", **most)) as running:  # type: ignore[arg-type]
+        yield running
+
+
+@pytest.mark.parametrize(("times", "close"), [(4, b""), (1, b"Connection: close\r\n")], ids=["kept", "closed"])
+def test_who_does_not_read_the_answer_loses_the_connection(
+    large: Running, monkeypatch: pytest.MonkeyPatch, times: int, close: bytes
+) -> None:
+    monkeypatch.setattr(limited, "TAKEN_WITHIN_S", 0.4)
+    lost, losing = threading.Event(), LimitedProtocol.connection_lost
+
+    def note(self: LimitedProtocol, exc: Exception | None) -> None:
+        losing(self, exc)
+        lost.set()
+
+    monkeypatch.setattr(LimitedProtocol, "connection_lost", note)
+    with reading_little(large) as connection:
+        connection.sendall((ASK_LARGE % b"") * (times - 1) + ASK_LARGE % close)
+        received = 0
+        assert lost.wait(15)
+        with suppress(ConnectionError):
+            while part := connection.recv(1 << 16):
+                received += len(part)
+    assert received < 5_000_000  # what the kernel had of it
+
+
+def test_who_reads_slowly_gets_the_answer(large: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    init = LimitedProtocol.__init__
+
+    def hasty(self: LimitedProtocol, *arguments: object, **options: object) -> None:
+        init(self, *arguments, **options)
+        self.timeout_keep_alive = 0.3  # type: ignore[assignment] # uvicorn's, 5 s
+
+    monkeypatch.setattr(LimitedProtocol, "__init__", hasty)
+    with reading_little(large) as connection:
+        connection.sendall(ASK_LARGE % b"")
+        time.sleep(1.5)
+        head, _, body = connection.recv(1 << 16).partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        received = len(body)
+        while received < length:
+            received += len(part := connection.recv(1 << 16))
+            assert part
+    assert length > 5_000_000
 
 
 def test_more_connections_than_allowed_are_refused_and_the_others_go_on(serve: Serve) -> None:

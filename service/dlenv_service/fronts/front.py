@@ -26,7 +26,6 @@ from dlenv_service.config import Settings, load_settings
 from dlenv_service.fronts.relay import Relay
 from dlenv_service.fronts.remote import RemoteHost
 from dlenv_service.fronts.wire import Channel, Counts, Done, Drain, Failed, Memory, Message, Models, Ready, Start
-from dlenv_service.gate import credentials
 from dlenv_service.http import Receive, Response, Scope, read_body
 from dlenv_service.listener import connect
 from dlenv_service.server import Server, configure
@@ -75,15 +74,15 @@ class Front(Admission[RemoteHost]):
             self.tell()  # so that the main process answers with what this client has seen
             if entry is None or entry.access == "open":  # it reads no body for these
                 return await self._relay.ask(scope, b"")
-            keys = self.gate.keys
-            if keys is not None and keys.name(credentials(scope)) is None:
-                self.gate.enter(scope, entry)  # refuses before the body is read; the main process checks the rest
-            with self.room(scope):
-                body = await read_body(scope, receive, self.settings.max_body_bytes, self.settings.body_timeout_ms)
+            self.gate.enter(scope, entry)  # before the body is read; the main process does it once more
+            with self.room(scope) as take:
+                body = await read_body(
+                    scope, receive, self.settings.max_body_bytes, self.settings.body_timeout_ms, take
+                )
                 return await self._relay.ask(scope, body)
         except Exception as error:  # noqa: BLE001 - every request is answered
             response = self.failed(error, scope["method"], scope["path"])
-            response.headers += request_id.headers(scope)
+            response.headers += (*self.gate.headers(scope), *request_id.headers(scope))
             return response
         finally:
             self._relayed -= 1
