@@ -73,3 +73,7 @@ def test_the_commands_of_an_outcome_work_in_a_folder_with_spaces(
     assert shlex.split(back)[-3:] == ["--python", str(env / "bin" / "python"), "black==25.1.0"]
     lab = ["dlenv", "lab", "--env", str(env), "--notebooks", str(tmp_path / "my books")]
     assert shlex.split(said["Learn"]) == lab
+    # What could not be done keeps nobody from using the rest.
+    show.outcome(msgspec.structs.replace(done, notebooks=None, problems=("the notebooks can't be had",)))
+    words = [line.partition(": ")[0].strip() for line in capsys.readouterr().out.splitlines()]
+    assert words[1:] == ["Use it", "Serve", "Not done:", "- the notebooks can't be had"]

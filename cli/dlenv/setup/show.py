@@ -66,16 +66,14 @@ def outcome(done: Outcome) -> None:
         say(f"{path} stays while it is in use, or holds packages that were installed by hand")
     if done.notebooks:
         echo(f"Notebooks: {done.notebooks}")
-    _list("Not done:", done.problems)
-    if done.problems:
-        return
     if record.plan.manager != "colab":
         echo(f"Use it:  {_activation(done)}")
-    if record.plan.course and record.plan.manager != "colab":
+    if record.plan.course and record.plan.manager != "colab" and not done.problems:
         folder = ("--notebooks", _shown(done.notebooks)) if done.notebooks else ()
         echo(f"Learn:   {command_line('dlenv', 'lab', '--env', _shown(done.environment), *folder)}")
     if "serve" in record.plan.extras:
         echo(f"Serve:   {command_line(f'{_shown(done.python.parent)}{os.sep}dlenv', 'serve')}")
+    _list("Not done:", done.problems)
 
 
 def _machine(machine: Machine) -> list[str]:
