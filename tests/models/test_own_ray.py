@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,11 +31,22 @@ def test_more_processes_than_there_is_memory_for_are_not_begun(monkeypatch: pyte
     monkeypatch.setattr(own_ray, "fitting", lambda: 3)
     with (
         pytest.raises(
-            DlenvError, match="4 processes at once take about 2 GiB of memory, and this machine has room for 3"
+            DlenvError, match="4 processes at once are too many for this machine, whose cores and free memory bear 3"
         ),
         ray_for("train", cpus=4, processes=4),
     ):
         pass
+
+
+def test_cores_and_memory_say_how_many_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_ray.psutil, "virtual_memory", lambda: SimpleNamespace(available=6000 * 2**20))
+    monkeypatch.setattr(own_ray.system, "memory_mib", lambda _: 64_000)
+    monkeypatch.setattr(own_ray.system, "cpus", lambda _: 2)
+    assert own_ray.fitting() == 8
+    monkeypatch.setattr(own_ray.system, "cpus", lambda _: 64)
+    assert own_ray.fitting() == 10
+    monkeypatch.setattr(own_ray.system, "memory_mib", lambda _: 800)  # of a container
+    assert own_ray.fitting() == 2
 
 
 @pytest.mark.parametrize(("cpus", "gpus", "reason"), [(4, 0, "4 CPUs, and Ray has 3"), (2, 2, "2 GPUs, and Ray has 0")])

@@ -17,10 +17,11 @@ from dlenv_models.crossvalidation import cross_validate, folds, mean_and_deviati
 from dlenv_models.data import Dataset, load
 from dlenv_models.ensembles import train_ensemble
 from dlenv_models.evaluation import measure, predict
-from dlenv_models.options import Options
+from dlenv_models.experiments.saving_memory import NewMemory
+from dlenv_models.options import OPTIMIZERS, Options
 from dlenv_models.pretraining import Pretrained
 from dlenv_models.schedules import factor
-from dlenv_models.training import Trained, train
+from dlenv_models.training import Group, Progress, Trained, train
 
 QUICK = Options(epochs=2)
 
@@ -190,6 +191,31 @@ def test_the_history_shows_whether_gradients_vanish(digits: Dataset, activation:
     assert list(norms) == [*(f"dense{i}" for i in range(1, 9)), "output"]
     ratio = norms["dense2"] / norms["dense8"]
     assert ratio < 0.25**6 if vanish else 0.3 < ratio < 3
+
+
+class Watched(Group):
+    """Looks after each epoch at where the weights lie, and at what a step more takes."""
+
+    def __init__(self) -> None:
+        self.places: list[list[int]] = []
+        self.taken: list[int] = []
+
+    def end(self, progress: Progress, *, last: bool) -> None:
+        state = [each for each in progress.optimizer.state.values() if each]
+        tensors = [*progress.module.parameters(), *(value for each in state for value in each.values())]
+        self.places.append([tensor.data_ptr() for tensor in tensors if isinstance(tensor, torch.Tensor)])
+        with NewMemory() as new:
+            progress.optimizer.step()
+        self.taken.append(new.bytes)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_updates_in_place_take_no_memory(digits: Dataset, optimizer: str) -> None:
+    """d2l 2.1.5: weights, and what an optimizer keeps of them, stay where they are for the whole training."""
+    watched = Watched()
+    train("mlp", digits, Options(epochs=3, optimizer=optimizer, weight_decay=0.01), group=watched)
+    assert watched.places == [watched.places[0]] * 3
+    assert watched.taken == [0] * 3
 
 
 def test_folds_share_out_every_row_but_the_held_out_ones(digits: Dataset) -> None:
