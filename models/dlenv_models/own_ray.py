@@ -17,7 +17,8 @@ from dlenv.machine import system
 __all__ = ["fitting", "ray_for", "reach", "room"]
 
 REACH_TIMEOUT_S = 5.0  # for a cluster's head to take a connection
-PROCESS_MIB = 600  # of a process of Ray that trains LeNet on 5,000 images: 520 MiB of its own (PyTorch 2.15, Ray 2.60, Linux)
+# Of a process of Ray that trains LeNet on 5,000 images: 520 MiB of its own (PyTorch 2.15, Ray 2.60, Linux).
+PROCESS_MIB = 600
 PER_CORE = 4  # more of them than cores win nothing; that many do no harm
 
 
