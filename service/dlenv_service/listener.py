@@ -18,6 +18,9 @@ __all__ = ["BACKLOG", "bind", "check", "refuse_new", "send_at_once"]
 
 # Connections that the kernel keeps until they are accepted; uvicorn's own default (uvicorn/config.py).
 BACKLOG = 2048
+# asyncio's own default for TLS handshakes, and how long they may take once the service stops.
+HANDSHAKE_S = 60.0
+LAST_HANDSHAKE_S = 1.0
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -61,21 +64,24 @@ def check(host: str, port: int) -> None:
     bind(host, port).close()
 
 
-async def connect(server: uvicorn.Server, connection: socket.socket) -> None:
+async def connect(server: uvicorn.Server, connection: socket.socket, handshake_s: float = HANDSHAKE_S) -> None:
     """Serve a connection that was accepted elsewhere, as uvicorn does its own (uvicorn/server.py, ``startup``)."""
     config = server.config
-    await asyncio.get_running_loop().connect_accepted_socket(
-        lambda: config.http_protocol_class(
-            config=config,  # type: ignore[call-arg]
-            server_state=server.server_state,
-            app_state=server.lifespan.state,
-        ),
-        connection,
-        ssl=config.ssl,
-    )
+    # Where TLS does not come about, it is closed by now, and that is all that there is to say.
+    with contextlib.suppress(OSError):
+        await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: config.http_protocol_class(
+                config=config,  # type: ignore[call-arg]
+                server_state=server.server_state,
+                app_state=server.lifespan.state,
+            ),
+            connection,
+            ssl=config.ssl,
+            ssl_handshake_timeout=None if config.ssl is None else handshake_s,
+        )
 
 
-async def refuse_new(server: uvicorn.Server) -> int:
+async def refuse_new(server: uvicorn.Server, *others: socket.socket) -> int:
     """Accept no more connections, but serve those that the kernel has accepted already.
 
     A listening socket that is closed resets them, and with them requests that are complete. So a duplicate keeps it
@@ -83,19 +89,24 @@ async def refuse_new(server: uvicorn.Server) -> int:
 
     Args:
         server: a uvicorn server that runs in this loop.
+        others: sockets that listen for it, beside its own.
 
     Returns:
         How many connections the kernel had in store.
     """
-    count = 0
-    listening = [socket.socket(fileno=os.dup(each.fileno())) for one in server.servers for each in one.sockets]
+    sockets = [*others, *(each for one in server.servers for each in one.sockets)]
+    listening = [socket.socket(fileno=os.dup(each.fileno())) for each in sockets]
     for one in server.servers:
         one.close()
+    for each in others:
+        each.close()
+    taken = []
     for each in listening:
         each.setblocking(False)
         with each, contextlib.suppress(BlockingIOError):
             while True:
                 connection, _ = each.accept()
-                count += 1
-                await connect(server, connection)
-    return count
+                taken.append(asyncio.create_task(connect(server, connection, LAST_HANDSHAKE_S)))
+    if taken:
+        await asyncio.wait(taken)
+    return len(taken)

@@ -15,7 +15,7 @@ from dlenv_service.asgi import Service
 from dlenv_service.config import Settings
 from dlenv_service.fronts.keeper import Fronts
 from dlenv_service.listener import bind, refuse_new
-from dlenv_service.server import AdminServer, Server, configure
+from dlenv_service.server import AdminServer, Config, Server, configure
 
 __all__ = ["run"]
 
@@ -52,7 +52,7 @@ def asyncio_runner(config: uvicorn.Config) -> Iterator[asyncio.AbstractEventLoop
 
 
 async def _serve(
-    config: uvicorn.Config,
+    config: Config,
     listener: socket.socket,
     admin: AdminServer | None,
     settings: Settings,
@@ -81,7 +81,7 @@ async def _serve(
         await asyncio.sleep(0)  # answers say `Connection: close` from now on
         if fronts:
             await fronts.drain()
-        await refuse_new(server)
+        await refuse_new(server, *await server.stop_accepting())
         await draining
         if admin:
             await admin.stop()

@@ -82,5 +82,6 @@ class Certificate:
 def _new_context() -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996 deprecates what is older
+    context.options |= ssl.OP_NO_RENEGOTIATION  # TLS 1.2: a client could ask for one handshake after another
     context.set_alpn_protocols(["http/1.1"])
     return context

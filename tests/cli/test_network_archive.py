@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from peak import grows_at_most
 
 from dlenv.errors import ArchiveRefused, DataError
 from dlenv.network.archive import Limits, names, unpack
@@ -242,3 +243,37 @@ def test_what_is_there_stays(pack: Pack, archive: Path, folder: Path) -> None:
         names(archive.with_name("missing"))
     with pytest.raises(DataError, match="can't be unpacked"):
         unpack(archive, folder / "mine" / "below")
+
+
+def many_members(count: int) -> bytes:
+    """A zip file that is a list of members and nothing else, which takes ten times its size in memory."""
+    listed = b"".join(
+        struct.pack("<4s4B4HL2L5H2L", b"PK\1\2", 20, 0, 20, *[0] * 8, len(name), *[0] * 6) + name
+        for name in (b"%x" % number for number in range(count))
+    )
+    end = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, len(listed), 0)
+    where = struct.pack("<4sLQL", b"PK\6\7", 0, len(listed), 1)
+    return listed + end + where + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 2**32 - 1, 2**32 - 1, 0)
+
+
+def test_a_list_of_members_is_not_read_whatever_its_length(archive: Path, folder: Path) -> None:
+    archive.write_bytes(many_members(400_000))
+    with grows_at_most(60), pytest.raises(ArchiveRefused, match="list of members is too long"):
+        unpack(archive, folder)
+    assert nothing(folder)
+    archive.write_bytes(many_members(60_000))
+    with pytest.raises(ArchiveRefused, match="more than 50,000 members"):
+        names(archive)
+
+
+@pytest.mark.parametrize("size", [1 << 40, (1 << 20) + 1, -512])
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_names_and_attributes_of_a_tar_file_are_not_read_whatever_their_length(
+    archive: Path, folder: Path, kind: bytes, size: int
+) -> None:
+    member = tarfile.TarInfo("x")
+    member.type, member.size = kind, size
+    archive.write_bytes(gzip.compress(member.tobuf(tarfile.GNU_FORMAT) + bytes(3 << 20)))
+    with grows_at_most(30), pytest.raises(ArchiveRefused, match="of impossible size"):
+        unpack(archive, folder)
+    assert nothing(folder)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import select
 import signal
 import socket
 import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import certificates
@@ -77,6 +80,65 @@ def test_tls_and_a_new_certificate_without_a_dropped_connection(repository: Path
             httpx.get(f"http://127.0.0.1:{it.port}/v2/health/live", timeout=5)
         assert it.stop(signal.SIGTERM) == 0
         assert "Traceback" not in "\n".join(it.lines)
+
+
+@posix
+@pytest.mark.parametrize("fronts", [0, 1])
+def test_handshakes_that_never_end_count_and_have_their_time(
+    repository: Path, pair: tuple[Path, Path], fronts: int
+) -> None:
+    certificate, key = pair
+    certificates.make(*pair)
+    words = ["--repository", str(repository), "--models", "points", "--fronts", str(fronts)]
+    words += ["--tls-certificate", str(certificate), "--tls-key", str(key)]
+    limits = ["--max-connections", "8", "--header-timeout-ms", "2500"]
+    with process(*words, *limits) as it, ExitStack() as stack:
+        it.wait_for("Serving")
+        ask = partial(
+            httpx.post, f"https://127.0.0.1:{it.port}{INFER}", json=BODY, verify=trusting(certificate), timeout=20
+        )
+        assert ask().status_code == 200
+        time.sleep(0.3)  # until that connection is over
+        began = time.monotonic()
+        half = [stack.enter_context(socket.create_connection(("127.0.0.1", it.port), timeout=20)) for _ in range(12)]
+        for connection in half[::2]:
+            connection.sendall(b"\x16\x03\x01\x02")
+        # Four are too many, and told so at once by the only word that there is without TLS.
+        time.sleep(1)
+        assert len(select.select(half, [], [], 0)[0]) == 4
+        with pytest.raises(httpx.HTTPError):
+            ask()
+        assert all(closed(connection, 10.0) for connection in half)
+        assert 2.0 < time.monotonic() - began < 15
+        assert ask().status_code == 200
+        for nonsense in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x02no", b"\0" * 100):
+            with socket.create_connection(("127.0.0.1", it.port), timeout=20) as connection:
+                connection.sendall(nonsense)
+                assert closed(connection, 10.0)
+        stack.enter_context(socket.create_connection(("127.0.0.1", it.port), timeout=20))  # keeps nobody from stopping
+        began = time.monotonic()
+        assert it.stop(signal.SIGTERM) == 0
+        assert time.monotonic() - began < 8
+        assert "Traceback" not in "\n".join(it.lines)
+        assert "Error" not in "\n".join(it.lines)
+
+
+def closed(connection: socket.socket, limit_s: float) -> bool:
+    """Whether the service has closed it, or does so in time."""
+    connection.settimeout(limit_s)
+    try:
+        while connection.recv(1 << 16):  # an alert, perhaps
+            pass
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+def test_a_client_cannot_ask_for_one_handshake_after_another(pair: tuple[Path, Path]) -> None:
+    certificates.make(*pair)
+    assert Certificate(*pair).context.options & ssl.OP_NO_RENEGOTIATION
 
 
 def test_old_protocols_and_ciphers_are_refused(pair: tuple[Path, Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import stat
 import struct
@@ -14,11 +15,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 import msgspec
 
 from dlenv.errors import ArchiveRefused, DataError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # What reading a damaged archive raises, beside errors of the file system.
 _DAMAGED = (
@@ -37,6 +41,10 @@ _DAMAGED = (
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{name}{digit}" for name in ("com", "lpt") for digit in "0123456789¹²³")}
 _FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
 _CHUNK = 1 << 20
+# What is read at one go and kept: a zip's list of members (46 bytes and a name each, so some 100 MB in memory), or the
+# names and attributes of one member of a tar file. Both are read before there is anything to count.
+_MOST_LIST = 8 << 20
+_MOST_ATTRIBUTES = 1 << 20
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,12 +172,35 @@ class _Room:
             raise ArchiveRefused(f"{self._archive.name} unpacks to more than {limits.ratio:.0f} times its size")
 
 
+class _Pieces(io.BufferedReader):
+    """A zip file of which nobody reads much at once, as `zipfile` does its list of members."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        most = _MOST_LIST + 1
+        data = super().read(most if size is None or size < 0 else min(size, most))
+        if len(data) == most:
+            raise zipfile.BadZipFile("its list of members is too long")
+        return data
+
+
+class _Member(tarfile.TarInfo):
+    """A header of a tar file that does not announce more names and attributes than there can be, or less than none."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        # A negative size leads back, in older versions of Python for ever (CVE-2025-8194).
+        if not 0 <= member.size <= (member.size if member.type in tarfile.REGULAR_TYPES else _MOST_ATTRIBUTES):
+            raise tarfile.HeaderError("a header of impossible size")
+        return member
+
+
 @contextmanager
 def _opened(archive: Path, limits: Limits) -> Iterator[_Members]:
     room = _Room(archive, limits)
     try:
         if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as file:
+            with _Pieces(io.FileIO(archive)) as pieces, zipfile.ZipFile(cast("IO[bytes]", pieces)) as file:
                 yield _zipped(file, archive, room)
             return
         with archive.open("rb") as raw:
@@ -177,7 +208,7 @@ def _opened(archive: Path, limits: Limits) -> Iterator[_Members]:
             raw.seek(0)
             stream = cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if packed else raw
             # "r|" reads from front to back, so that every byte passes the meter, headers too.
-            with tarfile.open(fileobj=cast("IO[bytes]", _Metered(stream, room)), mode="r|") as tar:
+            with tarfile.open(fileobj=cast("IO[bytes]", _Metered(stream, room)), mode="r|", tarinfo=_Member) as tar:
                 yield _tarred(tar, archive, room)
     except _DAMAGED as error:
         raise ArchiveRefused(f"{archive.name} is damaged, or no zip or tar archive ({error})") from None

@@ -27,7 +27,6 @@ from dlenv_service.fronts.relay import Relay
 from dlenv_service.fronts.remote import RemoteHost
 from dlenv_service.fronts.wire import Channel, Counts, Done, Drain, Failed, Memory, Message, Models, Ready, Start
 from dlenv_service.http import Receive, Response, Scope, read_body
-from dlenv_service.listener import connect
 from dlenv_service.server import Server, configure
 
 __all__ = ["Front", "main"]
@@ -175,7 +174,7 @@ class Process:
         if not self._draining.is_set():
             os._exit(1)  # nobody is left to answer what waits
 
-    def _welcome(self, server: uvicorn.Server) -> None:
+    def _welcome(self, server: Server) -> None:
         """Take connections that the main process has accepted; called again while there are more."""
         for _ in range(WELCOMED):
             try:
@@ -192,9 +191,7 @@ class Process:
                 continue
             connection = socket.socket(fileno=descriptors[0])
             connection.setblocking(False)
-            task = asyncio.get_running_loop().create_task(connect(server, connection))
-            server.server_state.tasks.add(task)
-            task.add_done_callback(server.server_state.tasks.discard)
+            server.welcome(connection)
 
     async def _tick(self, front: Front) -> None:
         for tick in itertools.count():
