@@ -31,7 +31,7 @@ from dlenv_service.http import Scope
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-    from opentelemetry.trace import SpanContext
+    from opentelemetry.trace import Link
 
     from dlenv_service.admission import Model
     from dlenv_service.batcher import Batch, Item
@@ -52,10 +52,14 @@ LAST_WORDS_S = 2.0
 
 
 class Ran(NamedTuple):
-    """A batch that rows of an item were in: nanoseconds of ``time.perf_counter_ns``, and its span."""
+    """A batch that rows ``start`` to ``stop`` of an item were in, and its span; a front gets it in a message."""
 
-    ended: int
-    context: SpanContext
+    start: int
+    stop: int
+    ended: int  # nanoseconds of time.perf_counter_ns
+    trace: bytes  # ids as W3C Trace Context has them, 16 and 8 bytes
+    span: bytes
+    flags: int
 
 
 class Work(NamedTuple):
@@ -144,7 +148,7 @@ class Tracing:
             self._context(sent),
             trace.SpanKind.SERVER,
             attributes,
-            [trace.Link(ran.context) for ran in work.item.ran] if work is not None else (),
+            [self._link(ran) for ran in work.item.ran] if work is not None else (),
             epoch + began,
         )
         if status >= 500:
@@ -177,9 +181,10 @@ class Tracing:
         if timing is None:
             span.set_status(trace.StatusCode.ERROR)
         span.end(epoch + ended)
-        ran = Ran(ended, span.get_span_context())
-        for item, _, _ in batch.pieces:
-            item.ran = (*item.ran, ran)
+        context = span.get_span_context()
+        ids = context.trace_id.to_bytes(16, "big"), context.span_id.to_bytes(8, "big"), int(context.trace_flags)
+        for item, start, stop in batch.pieces:
+            item.ran = (*item.ran, Ran(start, stop, ended, *ids))
 
     def close(self) -> None:
         """Send what is left, for as long as the collector may take for it."""
@@ -187,6 +192,13 @@ class Tracing:
         closing = threading.Thread(target=self._provider.shutdown, name="dlenv-traces", daemon=True)
         closing.start()
         closing.join(LAST_WORDS_S)
+
+    def _link(self, ran: Ran) -> Link:
+        trace = self._trace
+        ids = int.from_bytes(ran.trace, "big"), int.from_bytes(ran.span, "big")
+        context = trace.SpanContext(*ids, is_remote=False, trace_flags=trace.TraceFlags(ran.flags))
+        link: Link = trace.Link(context)
+        return link
 
     def _context(self, sent: Headers = ()) -> Any:
         """What the client says of its span; an empty context where it says nothing, or more than one thing."""
@@ -265,7 +277,7 @@ def _parts(began: int, ended: int, item: Item) -> list[tuple[str, int, int]]:
     """Name, begin and end of what a request spent its time on."""
     parts = [("parse", began, item.queued), ("queue", item.queued, item.started or ended)]
     if item.started:
-        # In a front there is no word of batches: an item is computed when its answer is there.
+        # Without a batch that it knows of, an item is computed when its answer is there.
         parts.append(("compute", item.started, item.ran[-1].ended if item.ran else ended))
     return parts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -12,19 +13,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from otlp_receiver import Receiver, Span, receiver
 from serving import Running, publish, run_service
 from test_local import BODY, INFER, Process, free_port
 
 from dlenv.errors import UsageError
+from dlenv_service.batcher import Item
 from dlenv_service.config import Settings, load_settings
+from dlenv_service.fronts.remote import RemoteHost
+from dlenv_service.fronts.wire import SLOTS, Done, Memory, Model, Models, slot_bytes
+from dlenv_service.tensors import Signature
+from dlenv_service.tracing import Ran
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SENT = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
 FORM = re.compile(r"00-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-[0-9a-f]{2}")
 SERVER = 2  # opentelemetry.proto.trace.v1.Span.SpanKind
 HTTP = "POST /v2/models/{model}/infer"
+ROWS = {"inputs": [{"name": "input", "shape": [6, 2], "datatype": "FP32", "data": [0.5] * 12}]}
 
 CODE = """
 import sys
@@ -73,9 +81,8 @@ def ended(answer: httpx.Response) -> Receiver:
 
 def test_a_request_is_a_span_with_its_parts_and_links_to_its_batches(traced: tuple[Running, Receiver]) -> None:
     running, collector = traced
-    rows = {"inputs": [{"name": "input", "shape": [6, 2], "datatype": "FP32", "data": [0.5] * 12}]}
     before = time.time_ns()
-    answer = running.client.post(INFER, json=rows, headers={**SENT, "X-Request-Id": "mine", "tracestate": "a=1"})
+    answer = running.client.post(INFER, json=ROWS, headers={**SENT, "X-Request-Id": "mine", "tracestate": "a=1"})
     after = time.time_ns()
     assert answer.status_code == 200
     spans = collector.wait(ended(answer))
@@ -185,23 +192,46 @@ def test_a_batch_that_fails_is_an_error(traced: tuple[Running, Receiver]) -> Non
 def test_fronts_make_the_spans_of_their_requests(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with receiver() as (endpoint, collector):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-        process = Process(free_port(), "--repository", str(repository), "points", "--fronts", "1")
+        process = Process(free_port(), "--repository", str(repository), "points", "--fronts", "1", "--max-batch", "4")
         try:
             process.wait_for("Serving")
             with httpx.Client(base_url=process.url, trust_env=False) as client:
-                asked = [client.post(INFER, json=BODY, headers=SENT), client.get("/v2/models/points", headers=SENT)]
+                asked = [client.post(INFER, json=each, headers=SENT) for each in (ROWS, BODY)]
+                asked.append(client.get("/v2/models/points", headers=SENT))
                 assert "traceparent" not in client.get("/v2/health/ready").headers
         finally:
             process.popen.send_signal(signal.SIGTERM)
             assert process.popen.wait(30) == 0
         # Nothing is lost that was not sent yet when the service stopped.
-        (infer, parts), (other, _) = (of(collector.spans, answer) for answer in asked)
+        (many, _), (infer, parts), (other, _) = (of(collector.spans, answer) for answer in asked)
     assert [part.name for part in sorted(parts, key=lambda part: part.began)] == ["parse", "queue", "compute"]
     assert {infer.parent, other.parent} == {PARENT}
     assert infer.resource["process.pid"] != other.resource["process.pid"]
-    (batch,) = (span for span in collector.spans if span.name == "batch points")
-    assert batch.resource["process.pid"] == other.resource["process.pid"]
-    assert infer.links == ()
+    batches = {(span.trace, span.id): span for span in collector.spans if span.name == "batch points"}
+    assert {span.resource["process.pid"] for span in batches.values()} == {other.resource["process.pid"]}
+    assert [batches[each].attributes["dlenv.rows"] for each in many.links] == [4, 2]
+    (own,) = (batches[each] for each in infer.links)
+    assert own.attributes["dlenv.rows"] == 1
+    compute = max(parts, key=lambda part: part.began)
+    assert compute.ended == pytest.approx(own.ended, abs=50_000)  # the clocks are compared anew for each
+
+
+def test_a_request_in_a_front_knows_its_own_batches_among_those_of_its_slot() -> None:
+    signature = Signature("points", "input", "FP32", (2,), ("probabilities", "label"), 1024)
+    memory = Memory.make(slot_bytes(1024))
+    host = RemoteHost(Settings(), memory, lambda _: None)
+    host.apply(Models(1, (Model(1, "points", 1, signature, 3),)))
+
+    async def ask() -> list[Item]:
+        loop = asyncio.get_running_loop()
+        items = [host.find("points").submit(np.zeros((3, 2), np.float32), None, loop.create_future()) for _ in range(3)]
+        await asyncio.sleep(0.01)  # all are in one slot by now
+        ran = (Ran(0, 4, 7, b"t" * 16, b"a" * 8, 1), Ran(4, 9, 8, b"t" * 16, b"b" * 8, 1))
+        host.done(Done(SLOTS - 1, 3, True, 5, 1000.0, False, ran))
+        return items
+
+    linked = [[each.span[:1] for each in item.ran] for item in asyncio.run(ask())]
+    assert linked == [[b"a"], [b"a", b"b"], [b"b"]]
 
 
 def test_without_a_collector_nothing_of_it_is_imported_or_sent(repository: Path, tmp_path: Path) -> None:

@@ -201,9 +201,10 @@ class _Outcome:
         assert self.item is not None
         speed = self._served.statistics.rows_per_second
         reconstructed = result.reconstructions is not None
-        front.channel.say(Done(slot, classes, result.finite, self.item.started, speed, reconstructed))
+        front.channel.say(Done(slot, classes, result.finite, self.item.started, speed, reconstructed, self.item.ran))
 
     def set_exception(self, exception: BaseException) -> None:
         """Answer with an error."""
         self._over = True
-        self._front.channel.say(failed(self._slot, exception))
+        ran = self.item.ran if self.item is not None else ()
+        self._front.channel.say(failed(self._slot, exception, ran))

@@ -31,6 +31,7 @@ from dlenv_service.fronts.wire import (
     slot_rows,
 )
 from dlenv_service.statistics import Statistics
+from dlenv_service.tracing import Ran
 
 __all__ = ["Remote", "RemoteHost"]
 
@@ -123,6 +124,7 @@ class RemoteHost:
         made = None
         if message.reconstructed:
             made = self.memory.reconstructions(message.slot, batch.count, message.classes, remote.signature).copy()
+        _tell_what_ran(batch, message.ran)
         position = 0
         for item, start, stop in batch.pieces:
             end = position + stop - start
@@ -137,6 +139,7 @@ class RemoteHost:
         """Fail the requests whose rows were in a slot, and use it again."""
         _, batch = self._release(message.slot)
         error = error_of(message)
+        _tell_what_ran(batch, message.ran)
         for item, _, _ in batch.pieces:
             item.fail(error)
         self._hand_over()
@@ -204,3 +207,12 @@ class RemoteHost:
         if not still:
             self.tell(Applied(self._generation))
             self._going = []
+
+
+def _tell_what_ran(batch: Batch, ran: tuple[Ran, ...]) -> None:
+    """Tell each item which of the device's batches its rows were in; ``ran`` counts the rows of the slot."""
+    position = 0
+    for item, start, stop in batch.pieces if ran else ():
+        end = position + stop - start
+        item.ran = (*item.ran, *(each for each in ran if each.start < end and each.stop > position))
+        position = end

@@ -24,6 +24,7 @@ from dlenv import errors
 from dlenv_service.batcher import Answer, Array
 from dlenv_service.statistics import Tally
 from dlenv_service.tensors import Signature
+from dlenv_service.tracing import Ran
 
 __all__ = [
     "SLOTS",
@@ -111,6 +112,7 @@ class Done(Message):
     started: int  # when the rows went to the device, nanoseconds of time.perf_counter_ns
     rows_per_second: float  # of the device, all fronts together
     reconstructed: bool = False  # reconstructions lie there, too
+    ran: tuple[Ran, ...] = ()  # batches of the rows in the slot, where there are traces
 
 
 class Failed(Message):
@@ -120,6 +122,7 @@ class Failed(Message):
     error: str  # name of the class in dlenv.errors
     text: str
     retry_after: int
+    ran: tuple[Ran, ...] = ()
 
 
 class Counts(Message):
@@ -263,10 +266,10 @@ def _aligned(size: int) -> int:
     return math.ceil(size / ALIGNMENT) * ALIGNMENT
 
 
-def failed(slot: int, error: BaseException) -> Failed:
+def failed(slot: int, error: BaseException, ran: tuple[Ran, ...] = ()) -> Failed:
     """An error as a message."""
     name = type(error).__name__ if isinstance(error, errors.DlenvError) else ""
-    return Failed(slot, name, str(error), getattr(error, "retry_after", 0))
+    return Failed(slot, name, str(error), getattr(error, "retry_after", 0), ran)
 
 
 def error_of(message: Failed) -> Exception:
