@@ -82,7 +82,10 @@ class _TensorBoard:
     """Event files that ``tensorboard --logdir`` shows."""
 
     def __init__(self, folder: Path, parameters: Mapping[str, Any]) -> None:
-        self._writer = _summary_writer()(str(folder))
+        try:
+            self._writer = _summary_writer()(str(folder))
+        except OSError as error:
+            raise DlenvError(f"TensorBoard's files can't be written to {folder}: {error.strerror}") from None
         self._writer.add_text("parameters", "\n".join(f"- {key}: {value}" for key, value in parameters.items()))
 
     def epoch(self, number: int, figures: Mapping[str, float]) -> None:

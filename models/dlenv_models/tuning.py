@@ -81,7 +81,9 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
         """The search in ``folder``; raises ``UsageError`` where there is none that can be read."""
         try:
             return msgspec.json.decode((folder / SEARCH).read_bytes(), type=Search)
-        except (OSError, msgspec.MsgspecError) as error:
+        except OSError as error:
+            raise UsageError(f"{folder} holds no search that can go on: {error.strerror}") from None
+        except msgspec.MsgspecError as error:
             raise UsageError(f"{folder} holds no search that can go on: {error}") from None
 
 

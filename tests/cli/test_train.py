@@ -219,6 +219,8 @@ def test_a_folder_of_images(run: Run, tmp_path: Path) -> None:
         ),
         (("mlp", "--data", "spiral", "--members", "mlp,mlp"), 2, "members: mlp has none"),
         (("ensemble", "--data", "spiral", "--members", "mlp"), 2, "members: a list of 1 items, where 2 to 16 belong"),
+        (("ensemble", "--data", "spiral", "--members", ""), 2, "members: a list of 1 items, where 2 to 16 belong"),
+        (("mlp", "--data", "spiral", "--track", "tensorboard:/proc/x"), 1, "files can't be written to /proc/x"),
         (("ensemble", "--data", "spiral", "--folds", "3"), 2, "folds: an ensemble can't be cross-validated"),
         (("mlp", "--data", "spiral", "--pretrain", "3"), 2, "pretrain: mlp learns nothing without labels"),
         (("mlp", "--data", "spirl"), 2, "no dataset 'spirl'"),

@@ -70,6 +70,11 @@ def test_a_search_that_goes_on_can_not_be_another(tmp_path: Path, words: list[ob
         call("--resume", tmp_path, *words)
 
 
+def test_where_no_search_is(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"holds no search that can go on: No such file or directory$"):
+        call("--resume", tmp_path)
+
+
 def test_two_do_not_work_in_one_folder(tmp_path: Path) -> None:
     search(tmp_path)
     with FileLock(tmp_path / ".lock"), pytest.raises(UsageError, match="another dlenv tune is at work in"):

@@ -249,7 +249,7 @@ def _members(architecture: str, given: str | None) -> list[str]:
         if given is not None:
             raise UsageError(f"members: {architecture} has none; train ensemble to have several vote")
         return []
-    return (given or "mlp,mlp,mlp").split(",")
+    return ("mlp,mlp,mlp" if given is None else given).split(",")
 
 
 def _name(name: str | None, data: str, architecture: str) -> str:
