@@ -6,8 +6,10 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import certificates
 import pytest
 from http_server import Page, Server, dead_address, silent_address
 
@@ -327,3 +329,40 @@ def test_progress_in_a_pipe_says_what_is_known(
         progress.rename("file.zip")
         progress(done, total)
     assert capsys.readouterr().err == (f"file.zip: {line}\n" if line else "file.zip\n")
+
+
+@pytest.mark.parametrize("way", ["plain", "plain and back"])
+def test_a_redirect_off_encryption_is_refused_unless_the_hash_is_known(
+    server: Server, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    now = datetime.now(timezone.utc)
+    authority, certificate = certificates.make_signed(tmp_path, now - timedelta(1), now + timedelta(1))
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    with Server({"/end": Page(CONTENT)}, certificate) as safe:
+        safe.pages["/file"] = Page(b"", location=f"{server.url}/hop")
+        server.pages["/hop"] = Page(CONTENT) if way == "plain" else Page(b"", location=f"{safe.url}/end")
+        with pytest.raises(Unreachable, match=rf"it leads to {server.url}/hop, which is not encrypted"):
+            fetch([f"{safe.url}/file"], target)
+        assert not target.exists()
+        assert fetch([f"{safe.url}/file"], target, sha256=SHA256).path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://127.0.0.1/x", "//", "http://[", "data:,x"])
+def test_a_redirect_to_what_is_no_web_address(server: Server, target: Path, location: str) -> None:
+    server.pages["/file"] = Page(b"", location=location)
+    with pytest.raises(Unreachable, match="no mirror gave"):
+        fetch([f"{server.url}/file"], target)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("etag", ['"\xe9"', '"' + "e" * 5000 + '"'])
+def test_an_odd_mark_of_a_version_does_not_keep_from_resuming(server: Server, target: Path, etag: str) -> None:
+    server.pages["/file"] = Page(CONTENT, cuts=[len(CONTENT) // 2], etag=etag)
+    assert fetch([f"{server.url}/file"], target, sha256=SHA256).path.read_bytes() == CONTENT
+
+
+def test_a_number_of_thousands_of_digits_is_no_place_in_a_file(server: Server, target: Path) -> None:
+    odd = Page(CONTENT, status=206, ranges=False, headers={"Content-Range": "bytes " + "9" * 5000 + "-9/9"})
+    server.pages["/file"] = odd
+    with pytest.raises(Unreachable, match="no mirror gave"):
+        fetch([f"{server.url}/file"], target, sha256=SHA256)

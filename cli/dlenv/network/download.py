@@ -253,8 +253,10 @@ class _Transfer:
                 return False
             if response.status_code not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
                 raise _Failed(f"HTTP {response.status_code}")
-            if self._url.startswith("https:") and response.url.scheme != "https" and not self._wanted.hashed:
-                raise _Failed(f"it leads to {public(str(response.url))}, which is not encrypted")
+            if self._url.startswith("https:") and not self._wanted.hashed:
+                for hop in (*response.history, response):  # whoever reads one on the way can lead on to anywhere
+                    if hop.url.scheme != "https":
+                        raise _Failed(f"it leads to {public(str(hop.url))}, which is not encrypted")
             if response.status_code == httpx.codes.PARTIAL_CONTENT:
                 start = _start(response)
                 if not headers or start != offset or (validator and _validator(response) not in (None, validator)):
@@ -297,12 +299,12 @@ class _Transfer:
 def _validator(response: httpx.Response) -> str | None:
     """What names this version of the file in ``If-Range``: a strong ETag, else the date (RFC 9110, section 13.1.5)."""
     etag = str(response.headers.get("ETag", ""))
-    if etag and not etag.startswith("W/"):
+    if etag and not etag.startswith("W/") and etag.isascii():
         return etag
-    date = response.headers.get("Last-Modified")
-    return str(date) if date else None
+    date = str(response.headers.get("Last-Modified", ""))
+    return date if date and date.isascii() else None
 
 
 def _start(response: httpx.Response) -> int | None:
-    match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    match = re.match(r"bytes ([0-9]{1,18})-", response.headers.get("Content-Range", ""))
     return int(match[1]) if match else None
