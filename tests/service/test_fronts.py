@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import certificates
@@ -30,6 +30,7 @@ from dlenv_service import child, keyfile
 from dlenv_service.batcher import Answer, Array
 from dlenv_service.config import Settings
 from dlenv_service.fronts import keeper
+from dlenv_service.fronts.relay import CONNECTIONS
 from dlenv_service.fronts.remote import RemoteHost
 from dlenv_service.fronts.wire import (
     SLOTS,
@@ -335,9 +336,27 @@ def test_probes_are_answered_while_bodies_take_all_the_room(serve: Serve) -> Non
         head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {1 << 20}\r\n\r\n".encode()
         with connected(running) as client:
             client.send(head + b" " * ((1 << 20) - 10))
+            time.sleep(1)  # another request's room, while this comes in, would be the one that is missing
             wait_until(lambda: running.client.post(INFER, json=POINT).status_code == 429)
             for path in ("/v2/health/live", "/v2/health/ready", "/metrics"):
                 assert running.client.get(path).status_code == 200
+
+
+def test_probes_wait_for_no_request_that_is_passed_on(serve: Serve) -> None:
+    with serve(fronts=1, max_delay_us=1_000_000, max_batch=4096) as running, ExitStack() as stack:
+        body = json.dumps({"inputs": [[1, 2]]}).encode()
+        head = f"POST /predict/points HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        clients = [stack.enter_context(connected(running)) for _ in range(3 * CONNECTIONS)]
+        running.client.get("/v2/health/live")
+        for client in clients:
+            client.send(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+        # Three rounds, each of which takes the second that a batch waits for more.
+        for _ in range(4):
+            time.sleep(0.3)
+            began = time.monotonic()
+            assert running.client.get("/v2/health/live").status_code == 200
+            assert time.monotonic() - began < 1.5
+        assert {client.receive()[0] for client in clients} == {200}
 
 
 def test_requests_in_flight_are_counted_once_and_none_are_when_none_are(serve: Serve) -> None:

@@ -72,7 +72,7 @@ class Front(Admission[RemoteHost]):
         try:
             self.tell()  # so that the main process answers with what this client has seen
             if entry is None or entry.access == "open":  # it reads no body for these
-                return await self._relay.ask(scope, b"")
+                return await self._relay.ask(scope, b"", is_open=True)
             self.gate.enter(scope, entry)  # before the body is read; the main process does it once more
             with self.room(scope) as take:
                 body = await read_body(

@@ -23,6 +23,7 @@ NOT_PASSED_ON = frozenset(
 # uvicorn in the main process takes the client's address from these, so nobody else may have written them.
 REPLACED = frozenset((b"x-forwarded-for", b"x-forwarded-proto", b"host"))
 CONNECTIONS = 64  # at once; further requests wait for one
+OPEN_CONNECTIONS = 8  # beside these: probes of load balancers wait for nobody's images
 IDLE_S = 2.0  # uvicorn closes idle connections after 5 s: one that it may be about to close is not used
 CONNECT_S = 5.0
 
@@ -31,12 +32,20 @@ class Relay:
     """Passes requests on to what listens on the Unix socket ``path``."""
 
     def __init__(self, path: str) -> None:
-        self._pool = httpcore.AsyncConnectionPool(
-            uds=path, max_connections=CONNECTIONS, max_keepalive_connections=16, keepalive_expiry=IDLE_S
-        )
+        self._pools = [
+            httpcore.AsyncConnectionPool(
+                uds=path, max_connections=most, max_keepalive_connections=min(most, 16), keepalive_expiry=IDLE_S
+            )
+            for most in (CONNECTIONS, OPEN_CONNECTIONS)
+        ]
 
-    async def ask(self, scope: Scope, body: bytes) -> Response:
+    async def ask(self, scope: Scope, body: bytes, *, is_open: bool = False) -> Response:
         """The main process's answer.
+
+        Args:
+            scope: the request.
+            body: its body.
+            is_open: the request asks nothing of a model and nobody for a key.
 
         Raises:
             RequestError: a header can't be passed on.
@@ -60,7 +69,7 @@ class Relay:
             extensions={"timeout": {"connect": CONNECT_S}},
         )
         try:
-            response = await self._pool.handle_async_request(request)
+            response = await self._pools[is_open].handle_async_request(request)
             try:
                 content = await response.aread()
             finally:
@@ -73,7 +82,8 @@ class Relay:
 
     async def close(self) -> None:
         """Hang up."""
-        await self._pool.aclose()
+        for pool in self._pools:
+            await pool.aclose()
 
 
 def _passed_on(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
