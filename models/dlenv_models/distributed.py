@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,8 @@ def check(name: str, dataset: Dataset, options: Options, arguments: Mapping[str,
         raise UsageError(
             f"device: {options.device!r} can't be shared out; with --workers it is cpu, or cuda for a GPU each"
         )
-    training.check(name, options, dataset)
+    # The GPUs are those of the workers' machines: own_ray.room looks for them.
+    training.check(name, replace(options, device="cpu"), dataset)
     architecture = training.describe(name, dataset, options, arguments)
     smallest = training.smallest_of_batches(len(dataset.train), options.batch_size)
     if smallest // workers < (least := smallest_batch(name, architecture.arguments)) > 1:

@@ -90,8 +90,9 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
 def check(architecture: str, dataset: Dataset, usual: Options, parameters: Mapping[str, Any]) -> None:
     """Raise ``UsageError`` naming what of a trial's parameters can't be used, before anything is trained."""
     options, arguments = split(parameters)
-    training.check(architecture, replace(usual, **options), dataset)
-    training.describe(architecture, dataset, replace(usual, **options), arguments)
+    chosen = replace(usual, **{**options, "device": "cpu"})  # own_ray.room looks for GPUs where the trials will be
+    training.check(architecture, chosen, dataset)
+    training.describe(architecture, dataset, chosen, arguments)
 
 
 def left(search: Search, folder: Path) -> list[Trial]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from filelock import FileLock
 
 from dlenv.commands import tune
@@ -86,6 +87,7 @@ def test_two_do_not_work_in_one_folder(tmp_path: Path) -> None:
     [
         (["--epochs", 5, "--grace", 5], "grace: no trial could be stopped in 5 epochs after 5; take fewer"),
         (["--device", "cuda:1"], "device: each trial gets a GPU of its own; 'cuda:1' is not cpu, cuda or mps"),
+        (["--device", "cuda"], "device: 'cuda' is not there; use cpu"),
         (["--vary", "lr=0.1|0.2", "--vary", "lr=1|2"], "vary: lr, lr: name each option once"),
         (["--batch-norm", "--vary", "batch-size=1|2"], "batch_size: 1 is too small for mlp, whose batch normalisation"),
         (["--track", "tensorbord"], "track: 'tensorbord' is not one of tensorboard, mlflow; did you mean"),
@@ -94,6 +96,8 @@ def test_two_do_not_work_in_one_folder(tmp_path: Path) -> None:
 def test_what_can_not_be_searched_is_said_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[object], reason: str
 ) -> None:
+    if "cuda" in words and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=reason):
         call("mlp", "--data", "spiral", *words)
@@ -116,6 +120,21 @@ def test_trials_at_once_fit_to_the_machine(tmp_path: Path, monkeypatch: pytest.M
     assert tune._jobs(search(tmp_path)) == 4  # the memory is what there is least of
     assert tune._jobs(search(tmp_path, threads=2)) == 3
     assert tune._jobs(search(tmp_path, threads=9)) == 1
+
+
+def test_a_cluster_s_room_is_looked_at_by_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search(tmp_path, fixed={"device": "cuda"}, gpu=True)
+    asked: list[int] = []
+
+    def note(_search: Search, _folder: Path, _wanted: Any, jobs: int, *_: Any) -> None:
+        asked.append(jobs)
+        raise DlenvError("enough")
+
+    monkeypatch.setattr(tuning, "_run", note)
+    for words in (["--address", "head:6379"], ["--jobs", 5], []):
+        with pytest.raises(DlenvError, match="enough"):
+            call("--resume", tmp_path, *words)
+    assert asked == [2, 2, 1]  # both trials; no more than there are; this machine's GPUs, or one
 
 
 def test_all_trials_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,6 +122,8 @@ def test_what_can_not_be_shared_out(options: dict[str, Any], workers: int, reaso
     with pytest.raises(UsageError, match=reason):
         distributed.check("mlp", dataset, Options(**options), {"batch_norm": True}, workers)
     distributed.check("mlp", dataset, Options(), {"batch_norm": True}, 2)
+    # The GPUs may be in other machines than this one.
+    distributed.check("mlp", dataset, Options(device="cuda"), {}, 2)
 
 
 class Second(Group):

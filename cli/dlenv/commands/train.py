@@ -125,7 +125,7 @@ def command(ctx: click.Context, /, architecture: str, data: str, name: str | Non
     more = {key: value for key, value in (("members", members), ("folds", given["folds"])) if value}
     if given["folds"]:
         check_folds(architecture, dataset, given["folds"])
-    train_run.check(architecture, members, dataset, options, arguments, given["workers"])
+    train_run.check(architecture, members, dataset, options, arguments, given)
     recorder = train_run.recorder(name, line, architecture, dataset, {**more, **options, **arguments}, given)
     if given["folds"]:
         with runs.ended(recorder):

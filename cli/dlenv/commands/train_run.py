@@ -59,7 +59,7 @@ def check(
     dataset: Dataset,
     options: dict[str, Any],
     arguments: dict[str, Any],
-    workers: int | None,
+    given: Mapping[str, Any],
 ) -> None:
     """Raise ``UsageError`` for what can't be trained, before there is a record of it."""
     from dlenv_models import distributed, ensembles, training
@@ -68,10 +68,11 @@ def check(
         ensembles.planned(members, dataset, options, arguments)
         return
     chosen = replace(training.recipe(architecture, dataset), **options)
-    training.check(architecture, chosen, dataset)
+    if given["workers"]:
+        distributed.check(architecture, dataset, chosen, arguments, given["workers"])
+    if given["address"] is None:  # else the device is another machine's
+        training.check(architecture, chosen, dataset)
     training.describe(architecture, dataset, chosen, arguments)
-    if workers:
-        distributed.check(architecture, dataset, chosen, arguments, workers)
 
 
 def speed(trained: Trained, workers: int | None) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,9 @@ Examples:
 )
 @click.option("--grace", type=click.IntRange(1), default=2, show_default=True, help="Epochs that every trial has.")
 @click.option(
-    "--jobs", type=click.IntRange(1, 4096), help="Trials at once. [default: as many as there are cores or GPUs]"
+    "--jobs",
+    type=click.IntRange(1, 4096),
+    help="Trials at once. [default: as many as the machine or the cluster has room for]",
 )
 @click.option("--address", metavar="ADDRESS", help="Of an existing Ray cluster. [default: one of its own, here]")
 @how_to_train
@@ -95,7 +98,8 @@ def command(ctx: click.Context, /, architecture: str | None, resume: Path | None
     if resume is None:
         search.write(folder)
     waiting = len(tuning.left(search, folder))
-    jobs = min(given["jobs"] or _jobs(search), max(waiting, 1))
+    # Of a cluster, Ray itself takes as much as there is.
+    jobs = min(given["jobs"] or (waiting if given["address"] else _jobs(search)), waiting) or 1
     say(f"Tuning {search.architecture} on {search.data}: {waiting} of {len(search.trials)} trials, {jobs} at once")
 
     done = len(search.trials) - waiting
@@ -138,7 +142,7 @@ def _search(ctx: click.Context, architecture: str | None, given: Mapping[str, An
     from dlenv_models import space, threads, tuning
     from dlenv_models.architectures import ARCHITECTURES
     from dlenv_models.data import load
-    from dlenv_models.options import recipe
+    from dlenv_models.options import check, recipe
 
     if architecture is None or given["data"] is None:
         raise UsageError("what to tune is missing: dlenv tune ARCHITECTURE --data NAME, or --resume FOLDER")
@@ -158,6 +162,8 @@ def _search(ctx: click.Context, architecture: str | None, given: Mapping[str, An
     places = {key: given[key] for key in ("data_dir", "mirror") if given[key] is not None}
     dataset = load(given["data"], seed=seed, image_size=given["image_size"], log=say, **places)
     usual = recipe(architecture, dataset)
+    if given["address"] is None:  # else the device is another machine's
+        check(architecture, replace(usual, device=fixed.get("device", "cpu")), dataset)
     epochs = fixed.get("epochs", usual.epochs)
     if ctx.get_parameter_source("grace") is not ParameterSource.DEFAULT and not given["grace"] < epochs:
         raise UsageError(f"grace: no trial could be stopped in {epochs} epochs after {given['grace']}; take fewer")
