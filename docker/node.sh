@@ -14,7 +14,19 @@ if [ ! -s "$token" ]; then
   if [ "$role" = head ] && [ ! -s "$token" ]; then
     (umask 077 && python -c 'import secrets; print(secrets.token_hex(32))' >"$token.new" && mv "$token.new" "$token")
   fi
-  until [ -s "$token" ]; do sleep 0.2; done
+  waited=0
+  until [ -s "$token" ]; do
+    if [ "$waited" = 50 ]; then
+      echo "Waiting for the cluster's token: the head puts it into the volume at /run/dlenv; on another machine give the" \
+        "head's as the secret /run/secrets/ray_token (DLENV_RAY_TOKEN_FILE in Compose)" >&2
+    fi
+    waited=$((waited + 1))
+    sleep 0.2
+  done
+fi
+if [ ! -r "$token" ]; then
+  echo "Error: user $(id -u) can't read the cluster's token $token: run as its owner (DLENV_UID), or let that user read it" >&2
+  exit 1
 fi
 export RAY_AUTH_TOKEN_PATH="$token"
 
@@ -47,11 +59,16 @@ trap leave TERM INT
 
 # Serve spreads replicas over the nodes that there are, and leaves them there: so wait for a node for each.
 workers() {
-  timeout 30 python -c '
+  timeout 60 python -c '
 import ray, sys, time
+until = time.monotonic() + 30
+wanted = int(sys.argv[2]) if sys.argv[2].isdigit() else 1  # what is no number, dlenv serve refuses
 ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR")
-while sum(node["Alive"] for node in ray.nodes()) <= int(sys.argv[2]):
+while (there := sum(node["Alive"] for node in ray.nodes()) - 1) < wanted and time.monotonic() < until:
     time.sleep(0.5)
+if there < wanted:
+    sys.exit(f"Workers: {there}, for {wanted} replicas (DLENV_REPLICAS). They go where there is room, and stay there: "
+             "start more workers (--scale worker=N) and deploy again")
 ' "$RAY_ADDRESS" "${DLENV_REPLICAS:-1}" || true
 }
 

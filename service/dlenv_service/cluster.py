@@ -31,7 +31,7 @@ from dlenv_service import keyfile, listener, logs, processes, signals
 from dlenv_service.arrangement import HOOK_VARIABLE, RAY_FILES, Arrangement, arrange
 from dlenv_service.config import Settings
 from dlenv_service.run_directory import run_directory
-from dlenv_service.starting import POLL_S, await_running, explained
+from dlenv_service.starting import POLL_S, await_running, check_memory, explained, where_logs_are
 
 __all__ = ["run_on_ray", "serve_config", "serve_config_yaml"]
 
@@ -55,6 +55,7 @@ def run_on_ray(settings: Settings, say: Say) -> int:
         from dlenv_service.existing import deploy
 
         return deploy(settings, say)
+    check_memory()
     listener.check(settings.host, settings.port)
     if settings.keys is not None:
         keyfile.read(settings.keys)  # for its errors, which come in a moment and not with the replica
@@ -170,7 +171,7 @@ class Launcher:
         logs = Path(tempfile.mkdtemp(prefix="dlenv-logs-"))
         with contextlib.suppress(OSError):
             shutil.copytree((self.ray_files / "session_latest" / "logs").resolve(), logs, dirs_exist_ok=True)
-        return f"see Ray's logs in {logs}"
+        return where_logs_are(logs)
 
     def _wait_for_answer(self) -> list[str]:
         """Wait until the public port answers, and ask a replica for its models.

@@ -119,6 +119,11 @@ def read(path: Path) -> tuple[tuple[Key, ...], os.stat_result]:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             content = file.read(MOST_BYTES + 1)
+    except PermissionError:
+        raise KeysInvalid(
+            f"this user may not read the keys file {path}; run dlenv as its owner (in Compose: DLENV_UID), or let this "
+            "user read it"
+        ) from None
     except OSError as error:
         raise KeysInvalid(f"the keys file {path} can't be read: {error.strerror}; make it with `dlenv keys`") from None
     if os.name == "posix" and status.st_mode & stat.S_IWOTH:

@@ -7,14 +7,43 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from dlenv.errors import DlenvError, StartError
+from dlenv.machine.system import memory_mib
 
-__all__ = ["await_running", "explained", "failure_reason"]
+__all__ = ["await_running", "check_memory", "explained", "failure_reason", "where_logs_are"]
 
 POLL_S = 0.25
+# Ray ends processes at 95 % of a limit (raylet/threshold_memory_monitor.cc), again and again, and Serve starts them
+# again: with the models that ship on a CPU, a container of 1150 MiB serves, and one of 1000 MiB never does.
+LEAST_MIB = 1100
+ENDED_FOR_MEMORY = b"killed due to memory pressure"  # raylet.err
 
 log = logging.getLogger("dlenv.service")
+
+
+def check_memory(root: Path = Path("/")) -> None:
+    """Make sure that there is the memory to start Ray and a service in.
+
+    Raises:
+        StartError: there is not.
+    """
+    here = memory_mib(root)
+    if here < LEAST_MIB:
+        raise StartError(
+            f"Ray and a service take {LEAST_MIB} MiB of memory at least, and here are {here}; raise the limit (in "
+            "Compose: DLENV_MEMORY), or do without Ray: --runtime local (DLENV_RUNTIME=local)"
+        )
+
+
+def where_logs_are(logs: Path) -> str:
+    """A hint at Ray's logs, and what they say of memory."""
+    hint = f"see Ray's logs in {logs}"
+    with contextlib.suppress(OSError):
+        if ENDED_FOR_MEMORY in (logs / "raylet.err").read_bytes():
+            return f"Ray ended processes because memory ran out: give it more (in Compose: DLENV_MEMORY); {hint}"
+    return hint
 
 
 @contextlib.contextmanager

@@ -124,6 +124,35 @@ def test_nobody_gets_in_without_the_token(cluster: Project, image: str) -> None:
     assert "token" in stranger.stderr.lower()
 
 
+def test_a_node_without_a_token_says_what_it_lacks(image: str, tmp_path: Path) -> None:
+    node = ("--rm", "--init", "--entrypoint", "/usr/local/lib/dlenv/node.sh")
+    token = tmp_path / "token"
+    token.write_text("0" * 64)
+    token.chmod(0)
+    secret = ("--volume", f"{token}:/run/secrets/ray_token:ro")
+    done = docker("run", *node, *secret, image, "worker", "head", check=False)
+    assert done.returncode == 1
+    assert "user 1000 can't read the cluster's token /run/secrets/ray_token" in done.stderr
+    # It waits for one, but not in silence.
+    waiting = docker("run", "--detach", *node, image, "worker", "head").stdout.strip()
+    try:
+        until = time.monotonic() + BACK_S
+        while "Waiting for the cluster's token" not in docker("logs", waiting).stderr:
+            assert time.monotonic() < until
+            time.sleep(0.5)
+    finally:
+        docker("stop", "--time", 1, waiting)
+
+
+def test_a_cluster_with_too_few_workers_says_so_and_serves(new_project: Callable[..., Project]) -> None:
+    it = new_project("docker/compose.cluster.yaml", DLENV_REPLICAS="2")
+    it.up("--scale", "worker=1")
+    said = it.compose("logs", "head").stdout
+    assert "Workers: 1, for 2 replicas (DLENV_REPLICAS)" in said
+    assert "SIGTERM" not in said
+    it.compose("down", "--volumes", "--timeout", 1)
+
+
 def test_an_update_of_the_service_loses_no_request(cluster: Project) -> None:
     with load(cluster.container("head").address, 8000, CLIENTS) as clients:
         clients.wait(500)

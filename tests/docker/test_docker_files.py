@@ -28,9 +28,22 @@ def published(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
     }
 
 
-def test_every_variable_is_documented() -> None:
+def variables() -> set[str]:
     files = [ROOT / "docker" / name for name in ("compose.yaml", "compose.gpu.yaml", "compose.cluster.yaml")]
-    used = {name for file in files for name in re.findall(r"\$\{(\w+)", file.read_text(encoding="utf-8"))}
+    return {name for file in files for name in re.findall(r"\$\{(\w+)", file.read_text(encoding="utf-8"))}
+
+
+def test_compose_knows_every_variable_that_a_page_gives_it() -> None:
+    pages = [*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "docker" / "Dockerfile"]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages).replace("\\\n", " ")
+    lines = re.findall(r"[^\n`]*docker compose[^\n`]*", text)
+    given = {name for line in lines for name in re.findall(r"\b(DLENV_\w+)=", line)}
+    assert len(given) > 8
+    assert given <= variables()
+
+
+def test_every_variable_is_documented() -> None:
+    used = variables()
     page = (ROOT / "docs" / "docker.md").read_text(encoding="utf-8")
     assert len(used) > 10
     assert {name for name in used if f"`{name}`" not in page} == set()
@@ -43,11 +56,12 @@ def test_one_service_on_loopback(engine: None) -> None:
 
 
 def test_the_address_is_published_and_passed_in(engine: None) -> None:
-    found = read(engine, DLENV_ADDRESS="0.0.0.0", DLENV_KEYS_FILE="/somewhere/keys")
+    found = read(engine, DLENV_ADDRESS="0.0.0.0", DLENV_KEYS_FILE="/somewhere/keys", DLENV_LOG_FORMAT="json")
     assert published(found) == {"dlenv": ("0.0.0.0", "8000")}
     environment = found["services"]["dlenv"]["environment"]
     assert environment["DLENV_ADDRESS"] == "0.0.0.0"
     assert environment["DLENV_KEYS"] == "/run/secrets/keys"
+    assert environment["DLENV_LOG_FORMAT"] == "json"
 
 
 def test_gpus_are_reserved_on_top(engine: None) -> None:

@@ -176,6 +176,16 @@ def test_an_address_that_others_reach_needs_keys(image: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_too_little_memory_is_said_at_once(image: str) -> None:
+    done = docker("run", "--rm", "--memory", "600m", "-e", "DLENV_ADDRESS=127.0.0.1", image, check=False)
+    assert done.returncode == 1
+    assert "MiB of memory at least, and here are 600; raise the limit (in Compose: DLENV_MEMORY)" in done.stderr
+    # Without Ray, as it says, there is enough: only the repository, which is not there, keeps it from starting.
+    words = ("-e", "DLENV_ADDRESS=127.0.0.1", "-e", "DLENV_RUNTIME=local", "-e", "DLENV_REPOSITORY=/none")
+    done = docker("run", "--rm", "--memory", "600m", *words, image, check=False)
+    assert "there is no model repository at /none" in done.stderr
+
+
 def test_keys_are_a_secret_file(new_project: Callable[..., Project], tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     made = subprocess.run(

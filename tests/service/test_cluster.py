@@ -21,7 +21,7 @@ from dlenv.errors import StartError
 from dlenv_service import arrangement, processes, scaling, short_way
 from dlenv_service.config import Settings
 from dlenv_service.run_directory import run_directory
-from dlenv_service.starting import explained, failure_reason
+from dlenv_service.starting import LEAST_MIB, check_memory, explained, failure_reason, where_logs_are
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of pydantic, when it is imported
 
@@ -34,6 +34,23 @@ dlenv.errors.ModelInvalid: model 'x' can't be loaded: no weights; publish it aga
 """
     assert failure_reason(message) == "model 'x' can't be loaded: no weights; publish it again"
     assert failure_reason("The deployment is waiting for resources") is None
+
+
+@pytest.mark.parametrize("limit", ["sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"])
+def test_a_container_with_too_little_memory_is_told_before_ray_starts(tmp_path: Path, limit: str) -> None:
+    file = tmp_path / limit
+    file.parent.mkdir(parents=True)
+    file.write_text(f"{(LEAST_MIB - 1) << 20}\n")
+    with pytest.raises(StartError, match=r"take 1100 MiB of memory at least, and here are 1099; raise .*DLENV_MEMORY"):
+        check_memory(tmp_path)
+    file.write_text(f"{LEAST_MIB << 20}\n")
+    check_memory(tmp_path)
+
+
+def test_what_ray_ended_for_want_of_memory_is_said(tmp_path: Path) -> None:
+    assert where_logs_are(tmp_path) == f"see Ray's logs in {tmp_path}"
+    (tmp_path / "raylet.err").write_text("42 Workers (tasks / actors) killed due to memory pressure (OOM), 0 Workers\n")
+    assert "because memory ran out: give it more (in Compose: DLENV_MEMORY)" in where_logs_are(tmp_path)
 
 
 def test_what_ray_raises_becomes_a_sentence() -> None:

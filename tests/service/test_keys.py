@@ -172,6 +172,21 @@ def test_a_file_that_is_not_there_or_huge_is_refused(path: Path) -> None:
         Keys(path)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="rights of POSIX")
+def test_a_file_of_somebody_elses_says_who_may_read_it(path: Path) -> None:
+    path.write_text("schema = 1\n")
+    path.chmod(0)
+    root = os.geteuid() == 0  # who may read everything
+    try:
+        if root:
+            os.seteuid(65534)
+        with pytest.raises(KeysInvalid, match=r"may not read the keys file .* run dlenv as its owner"):
+            keyfile.read(path)
+    finally:
+        if root:
+            os.seteuid(0)
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(KeysInvalid, match="can't be written: there is no folder"):
         keyfile.add(tmp_path / "no" / "keys.toml", "one", ())
