@@ -18,6 +18,13 @@ for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
         os.kill(int(stat.parent.name), signal.SIGKILL)
         break
 """
+# A replica that does nothing any more and does not end, or goes on.
+SIGNAL = """
+import os, pathlib, signal
+for process in pathlib.Path("/proc").glob("[0-9]*"):
+    if (process / "cmdline").read_bytes().startswith(b"ray::" + b"ServeReplica"):
+        os.kill(int(process.name), signal.{name})
+"""
 BACK_S = 120
 
 
@@ -40,6 +47,24 @@ def test_a_container_that_is_stopped_answers_what_it_accepted(
     with capsys.disabled():
         print(f"\nstopped under load after {took:.1f} s, {clients.answered()} requests answered, none lost")
     project.up()
+
+
+def test_a_service_that_hangs_is_unhealthy_and_one_that_goes_on_is_healthy(project: Project) -> None:
+    project.up()
+    container = project.container()
+    started = container.facts["State"]["StartedAt"]
+    assert container.health == "healthy"
+    began = time.monotonic()
+    while container.health != "unhealthy":
+        assert time.monotonic() - began < BACK_S
+        # Again and again, because Serve puts another in the place of one that does not answer.
+        container.python(SIGNAL.format(name="SIGSTOP"), check=False)
+        time.sleep(0.5)
+    container.python(SIGNAL.format(name="SIGCONT"), check=False)
+    while container.health != "healthy":
+        assert time.monotonic() - began < 2 * BACK_S
+        time.sleep(0.2)
+    assert container.facts["State"]["StartedAt"] == started
 
 
 def test_a_container_that_is_killed_comes_back(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
