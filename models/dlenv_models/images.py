@@ -24,6 +24,10 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 MOST_SCANS = 500
 _START_OF_SCAN = b"\xff\xda"  # never inside a scan's data, where 0xFF is followed by 0 (ITU-T T.81, B.1.1.5)
 
+# Pillow reads a PNG's chunks and what comes before a JPEG's first scan one by one, in Python: a million of them take
+# seconds. libpng writes a chunk for each 8 KiB, so a file of 80 MB has these.
+MOST_PARTS = 10_000
+
 # First bytes of formats that people send by mistake; the names in the W3C and IANA registries of media types.
 _SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -71,6 +75,8 @@ def write(pixels: npt.ArrayLike, path: Path) -> None:
 
 
 def _decode(image_bytes: bytes, max_pixels: int) -> Image.Image:
+    if _has_many_parts(image_bytes):
+        raise TooLarge(f"the image is in more than {MOST_PARTS:,} parts; save it again as an ordinary one")
     try:
         picture: Image.Image = Image.open(io.BytesIO(image_bytes), formats=FORMATS)
     except UnidentifiedImageError:
@@ -92,6 +98,30 @@ def _decode(image_bytes: bytes, max_pixels: int) -> Image.Image:
         return ImageOps.exif_transpose(picture)
     except Exception as error:  # noqa: BLE001 - as above
         raise _damaged(error) from None
+
+
+def _has_many_parts(image_bytes: bytes) -> bool:
+    """Whether a PNG has more than ``MOST_PARTS`` chunks, or a JPEG as many segments and bytes of junk in its head."""
+    size, parts = len(image_bytes), 0
+    if image_bytes.startswith(b"\x89PNG"):
+        at = 8
+        while at < size and parts <= MOST_PARTS:
+            at += 12 + int.from_bytes(image_bytes[at : at + 4], "big")  # length, type, data, checksum (PNG, 5.3)
+            parts += 1
+    elif image_bytes.startswith(b"\xff\xd8"):
+        at = 2
+        while at + 1 < size and parts <= MOST_PARTS:
+            parts += 1
+            marker = image_bytes[at + 1]
+            if image_bytes[at] != 0xFF or marker in (0x00, 0xFF):
+                at += 1
+            elif marker == _START_OF_SCAN[1]:
+                break
+            elif marker == 0x01 or 0xD0 <= marker <= 0xD9:  # they stand alone (ITU-T T.81, table B.1)
+                at += 2
+            else:
+                at += 2 + int.from_bytes(image_bytes[at + 2 : at + 4], "big")
+    return parts > MOST_PARTS
 
 
 def _flatten(picture: Image.Image, mode: str) -> Image.Image:

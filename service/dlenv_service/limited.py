@@ -72,7 +72,8 @@ class LimitedProtocol(HttpToolsProtocol):
     _in_body = False
     _began = False  # a head is complete, or a message over, since data was last received
     _head_bytes = 0
-    _too_many = False  # headers
+    _hosts = 0
+    _wrong: DlenvError | None = None  # with the head, which the parser has no word for
     _body_bytes = 0
     _wrapped_bytes = 0  # of the body, and what it came in
     _watch: asyncio.TimerHandle | None = None  # on an answer that the client has not taken yet
@@ -123,7 +124,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Wait for the rest of the head."""
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._head_bytes, self._hosts = True, 0, 0
         self._wait_for_head()
         super().on_message_begin()
 
@@ -132,19 +133,24 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._in_body:
             return
         if len(self.headers) == MOST_HEADERS:
-            self._too_many = True
+            self._wrong = HeadTooLarge(f"the request has more than {MOST_HEADERS} headers; send fewer")
             raise ValueError  # which the parser passes on as an error of its own
+        self._hosts += name.lower() == b"host"
         super().on_header(name, value)
 
     def send_400_response(self, msg: str) -> None:
         """Say what is wrong, where it is known."""
-        if self._too_many:
-            self._refuse(HeadTooLarge(f"the request has more than {MOST_HEADERS} headers; send fewer"))
+        if self._wrong is not None:
+            self._refuse(self._wrong)
         else:
             super().send_400_response(msg)
 
     def on_headers_complete(self) -> None:
         """Stop waiting for the head; whoever answers the request waits for its body."""
+        # What stands in front may have picked another one than we would (RFC 9112, 3.2).
+        if self._hosts != 1 and self.parser.get_http_version() == "1.1":
+            self._wrong = RequestError(f"the request has {self._hosts} Host headers; HTTP/1.1 wants exactly one")
+            raise ValueError
         self._in_head, self._in_body = False, True
         self._began, self._body_bytes, self._wrapped_bytes = True, 0, 0
         self.stop_waiting()

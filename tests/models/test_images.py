@@ -163,6 +163,28 @@ def repeated_scans(width: int, height: int, count: int) -> bytes:
     return b"\xff\xd8" + b"".join(segments) + scan * count + b"\xff\xd9"
 
 
+def test_a_file_of_endless_parts_is_refused_before_it_is_opened() -> None:
+    def saved(form: str) -> bytes:
+        file = io.BytesIO()
+        Image.new("L", (8, 8), 200).save(file, form)
+        return file.getvalue()
+
+    png, jpeg = saved("PNG"), saved("JPEG")
+    chunk = struct.pack(">I4sI", 0, b"teXt", zlib.crc32(b"teXt"))
+    for bomb in (
+        png[:33] + chunk * 300_000 + png[33:],
+        png[:-12] + chunk * 300_000 + png[-12:],
+        jpeg[:2] + b"\xff\xe5\x00\x02" * 300_000 + jpeg[2:],
+        jpeg[:2] + b"\xff\xd0" * 300_000 + jpeg[2:],
+        jpeg[:2] + b"\xff" * 300_000 + jpeg[2:],
+    ):
+        with pytest.raises(TooLarge, match="more than 10,000 parts"):
+            prepare(bomb, 1, 8, 8)
+    comments = b"\xff\xfe\x00\x04hi" * 1000
+    assert prepare(jpeg[:2] + comments + jpeg[2:], 1, 8, 8).mean() == pytest.approx(200, abs=2)
+    assert prepare(png[:33] + chunk * 1000 + png[33:], 1, 8, 8).min() == 200
+
+
 def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
     assert prepare(repeated_scans(64, 64, 3), 1, 28, 28).shape == (1, 28, 28)
     bomb = repeated_scans(4000, 4000, 300_000)

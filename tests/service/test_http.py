@@ -464,6 +464,22 @@ def test_what_is_no_http_is_refused_by_the_server(running: Running, garbage: byt
     assert answers(running)
 
 
+@pytest.mark.parametrize("hosts", [(), ("a", "b"), ("a", "a")])
+def test_a_request_names_one_host(running: Running, hosts: tuple[str, ...]) -> None:
+    body = json.dumps(POINT).encode()
+    lines = [f"POST {INFER} HTTP/1.1", f"Content-Length: {len(body)}", *(f"Host: {name}" for name in hosts)]
+    for _ in range(2):  # a head that was refused is not known the next time
+        with connection(running) as raw:
+            raw.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+            answer = b"".join(iter(lambda: raw.recv(4096), b""))
+        assert answer.startswith(b"HTTP/1.1 400 "), answer
+        assert f"the request has {len(hosts)} Host headers".encode() in answer
+    with connection(running) as raw:  # HTTP/1.0 knows none
+        raw.sendall(b"GET /v2/health/ready HTTP/1.0\r\n\r\n")
+        assert raw.recv(4096).startswith(b"HTTP/1.1 200 ")
+    assert answers(running)
+
+
 # Limits that depend on load
 
 
