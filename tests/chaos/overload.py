@@ -55,7 +55,7 @@ def main() -> int:
         root = Path(folder, "models")
         publish(root, "points", "mlp", input_shape=[2], classes=3, hidden=[8])
         publish(root, "digits", "lenet")
-        process, url = serve(root, options.fronts)
+        process, url, _ = serve(root, options.fronts)
         cores = sorted(os.sched_getaffinity(0))
         service = psutil.Process(process.pid)
         for each in (service, *service.children(recursive=True)):

@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import httpx
@@ -55,6 +56,7 @@ class Soak:
         self.seen: Counter[str] = Counter()
         self.problems: list[str] = []
         self.over = threading.Event()
+        self.began = time.monotonic()
         rows = np.random.default_rng(5).integers(0, 256, (64, 1, 28, 28), dtype=np.uint8)
         self.rows = rows
         self.images = [self._image(size) for size in (1, 28, 100, 400, 1500)]
@@ -68,7 +70,11 @@ class Soak:
     def note(self, what: str, status: int, wanted: int) -> None:
         self.seen[what] += 1
         if status not in (wanted, 429):
-            self.problems.append(f"{what}: {status} in place of {wanted}")
+            self.problem(f"{what}: {status} in place of {wanted}")
+
+    def problem(self, what: str) -> None:
+        """Remember it, and when it was."""
+        self.problems.append(f"minute {(time.monotonic() - self.began) / 60:.1f}: {what}")
 
     def one(self, client: httpx.Client, turn: random.Random) -> None:
         """One request of some kind."""
@@ -78,7 +84,7 @@ class Soak:
             answer = client.post("/v2/models/points/infer", content=question.body)
             self.note("points, JSON", answer.status_code, 200)
             if answer.status_code == 200 and (problem := check(answer.content, question)[1]):
-                self.problems.append(problem)
+                self.problem(problem)
         elif kind < 0.75:
             rows = self.rows[: turn.choice((1, 1, 2, 7, 33, 64))]
             raw = {"Inference-Header-Content-Length": "0"}
@@ -112,16 +118,20 @@ class Soak:
     def run(self, seed: int) -> None:
         """One client."""
         turn = random.Random(seed)
-        client = httpx.Client(base_url=self.url, timeout=30)
+        client = self._client()
         while not self.over.is_set():
             try:
                 self.one(client, turn)
             except Exception as error:  # noqa: BLE001 - told at the end
-                self.problems.append(repr(error))
+                self.problem(repr(error))
             if turn.random() < 0.01:
                 client.close()
-                client = httpx.Client(base_url=self.url, timeout=30)
+                client = self._client()
         client.close()
+
+    def _client(self) -> httpx.Client:
+        # The service closes idle connections after 5 s: one that it may be about to close is not used again.
+        return httpx.Client(base_url=self.url, timeout=30, limits=httpx.Limits(keepalive_expiry=2.0))
 
     def reload(self) -> None:
         """Another version every few seconds."""
@@ -145,8 +155,8 @@ def held(process: psutil.Process) -> dict[str, float]:
     }
 
 
-def serve(root: Path, fronts: int) -> tuple[subprocess.Popen[str], str]:
-    """A service in a process of its own, and its address."""
+def serve(root: Path, fronts: int) -> tuple[subprocess.Popen[str], str, list[str]]:
+    """A service in a process of its own, its address, and the warnings that it gives."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     options = ["--runtime", "local", "--port", str(port), "--repository", str(root), "--fronts", str(fronts)]
@@ -158,13 +168,18 @@ def serve(root: Path, fronts: int) -> tuple[subprocess.Popen[str], str]:
         text=True,
     )
     assert process.stderr is not None
-    said = []
+    said: list[str] = []
+    warned: list[str] = []
     for line in process.stderr:
         said.append(line)
         if line.startswith("Serving"):
-            threading.Thread(target=lambda: [None for _ in process.stderr], daemon=True).start()  # type: ignore[union-attr]
-            return process, f"http://127.0.0.1:{port}"
+            threading.Thread(target=_listen, args=(process.stderr, warned), daemon=True).start()
+            return process, f"http://127.0.0.1:{port}", warned
     raise SystemExit("".join(said))
+
+
+def _listen(lines: Iterable[str], warned: list[str]) -> None:
+    warned.extend(line.rstrip() for line in lines if " WARNING " in line or " ERROR " in line)
 
 
 def main() -> int:
@@ -177,7 +192,7 @@ def main() -> int:
         for seed in (1, 2):
             publish(root, "points", "mlp", seed=seed, input_shape=[2], classes=3, hidden=[8])
         publish(root, "digits", "lenet")
-        process, url = serve(root, options.fronts)
+        process, url, warned = serve(root, options.fronts)
         soak = Soak(url, questions(Repository(root), "points", (1, 2)))
         threads = [threading.Thread(target=soak.run, args=(n,)) for n in range(CLIENTS)]
         threads.append(threading.Thread(target=soak.reload))
@@ -200,7 +215,9 @@ def main() -> int:
                 code = process.wait()
     requests = sum(soak.seen.values())
     print(f"{requests:,} requests in {options.minutes:g} minutes, {options.fronts} fronts: {dict(soak.seen)}")
-    print(f"problems: {len(soak.problems)} {soak.problems[:5]}; exit code {code}\n")
+    print(f"problems: {len(soak.problems)}; exit code {code}\n")
+    for line in (*soak.problems[:20], *warned[-20:]):
+        print(f"    {line}")
     print("| | after a quarter of the time | at the end | rise by least squares | may be | an hour |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     settled = [(at, values) for at, values in samples if at > SETTLED * options.minutes * 60]

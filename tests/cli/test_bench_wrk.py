@@ -35,7 +35,7 @@ def test_it_agrees_with_our_own_generator() -> None:
         seen = server.requests
         ours = closed(target, connections=4, duration=1, tool="own", warm_up=0.1)
     assert (by_wrk.tool, by_wrk.mode, by_wrk.processes, by_wrk.connections) == ("wrk", "closed", 1, 4)
-    assert by_wrk.problems() == ()
+    assert set(by_wrk.problems()) <= {by_wrk.saturated}
     assert seen - 4 <= by_wrk.answered <= seen
     assert by_wrk.rate == pytest.approx(ours.rate, rel=0.35)
     assert by_wrk.latency is not None
@@ -76,7 +76,7 @@ def test_threads_share_the_connections() -> None:
     with serving(right) as server:
         result = wrk(Target(url=server.url, requests=KINDS), connections=6, processes=2)
     assert (result.processes, result.connections) == (2, 6)
-    assert result.problems() == ()
+    assert set(result.problems()) <= {result.saturated}
 
 
 @needs_wrk
